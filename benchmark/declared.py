@@ -1,0 +1,98 @@
+"""Declarations: frozen pydantic models read from TOML or stated in Python.
+
+One place turns pydantic's faults into lines that name the key, the value and the choices.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from benchmark.errors import ConfigError, did_you_mean
+
+
+class Declared(BaseModel):
+    """Base of every declaration: immutable, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The parsed file.
+
+    Raises:
+        ConfigError: missing, unreadable or malformed (with line and column).
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(path, ["no such file"]) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(path, [f"not valid TOML: {error}"]) from None
+
+
+def declare(model: type[Model], values: Any, source: object) -> Model:
+    """``model`` made of ``values``.
+
+    Raises:
+        ConfigError: every fault at once, each with its dotted key.
+    """
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(source, faults(error, model)) from None
+
+
+def faults(error: ValidationError, model: type[BaseModel]) -> list[str]:
+    """One line per fault of a validation."""
+    return [_fault(dict(item), model) for item in error.errors(include_url=False)]
+
+
+def _fault(item: dict[str, Any], model: type[BaseModel]) -> str:
+    loc, allowed = _walk(model, item["loc"])
+    key = ".".join(loc) or "(whole)"
+    if item["type"] == "extra_forbidden":
+        return f"unknown key {key!r}{did_you_mean(loc[-1], allowed)}"
+    if item["type"] == "missing":
+        return f"missing key {key!r}"
+    message = item["msg"].removeprefix("Value error, ")
+    given = "" if isinstance(item["input"], dict | BaseModel) else f" (got {item['input']!r})"
+    return f"{key}: {message}{given}"
+
+
+def _walk(model: Any, loc: tuple[int | str, ...]) -> tuple[list[str], list[str]]:
+    """The keys as the file spells them (pydantic inserts a union's tag), and the keys allowed
+    where the last one stands."""
+    path, choices = [], [model]
+    allowed: list[str] = list(model.model_fields)
+    for part in loc:
+        tagged = [choice for choice in choices if len(choices) > 1 and _tag(choice) == part]
+        if tagged:
+            choices = tagged
+            allowed = list(tagged[0].model_fields)
+            continue
+        path.append(str(part))
+        allowed = [name for choice in choices for name in choice.model_fields]
+        fields = [choice.model_fields[part] for choice in choices if part in choice.model_fields]
+        if fields:
+            choices = _models(fields[0].annotation)
+    return path, allowed
+
+
+def _tag(model: type[BaseModel]) -> str | None:
+    """The value of the field ``kind`` that tells the members of a union apart."""
+    kind: Any = model.model_fields.get("kind")
+    return getattr(kind and kind.annotation, "__args__", (None,))[0]
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    """The models inside ``list[M]``, ``dict[str, M]``, ``M | None``, ``A | B`` or ``M``."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for inner in getattr(annotation, "__args__", ()) for model in _models(inner)]

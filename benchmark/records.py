@@ -1,0 +1,285 @@
+"""What a trial leaves: the result row, the predictions, the image ledger.
+
+``Record`` is one result row; its JSON Schema is published as ``docs/record-v1.schema.json``.
+The three tables are checked with pandera, strictly and lazily: all faults show at once.
+pandera and pandas are imported where tables are checked, so the command line starts without
+them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable
+from functools import cache
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from benchmark.declared import Declared, declare
+from benchmark.errors import ConfigError, RecordError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pandera.pandas as pa
+
+SCHEMA_VERSION = 1
+
+# From version n to n + 1, pure functions of the stored dictionary; tests hold a golden file of
+# every version.
+MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+
+Status = Literal["ok", "capped", "failed", "skipped"]
+_SHA = r"^[0-9a-f]{64}$"
+
+
+class Spend(Declared):
+    """What one phase used. FLOPs count a multiply-add as 2; NFE are denoiser evaluations of one
+    image; seconds are wall-clock."""
+
+    tflops: float = Field(default=0.0, ge=0)
+    nfe: int = Field(default=0, ge=0)
+    images: int = Field(default=0, ge=0)
+    seconds: float = Field(default=0.0, ge=0)
+
+
+class Environment(Declared):
+    """Where the trial ran; nothing in it is part of a record's identity."""
+
+    bench: str
+    python: str
+    platform: str
+    device: str
+    threads: int = Field(ge=1)
+    packages: dict[str, str]
+    commit: str | None = None
+    dirty: bool | None = None
+
+
+class Record(Declared):
+    """One row: a trial judged by one classifier.
+
+    Scores are raw counts; the gain is derived from this row and the row ``control_id`` names
+    (same task, upstream, budget, seed and classifier, with the protocol's control method).
+    """
+
+    schema_version: Literal[1] = 1
+    record_id: str = Field(pattern=_SHA)
+    trial_id: str = Field(pattern=_SHA)
+    control_id: str = Field(pattern=_SHA)
+    status: Status
+    reason: str = ""
+    cap: Literal["", "images", "tflops", "nfe", "seconds"] = ""
+
+    task: str
+    method: str = Field(description="the method with its changed parameters in brackets")
+    method_name: str
+    family: str
+    params: dict[str, Any]
+    upstream: str
+    budget: str
+    classifier: str
+    seed: int = Field(ge=0)
+    shots: int = Field(ge=1)
+    n_classes: int = Field(ge=2)
+
+    metric: Literal["top1", "mean_per_class"]
+    n_test: int = Field(default=0, ge=0)
+    n_correct: int = Field(default=0, ge=0)
+    value: float | None = Field(default=None, ge=0, le=1)
+    val_value: float | None = Field(default=None, ge=0, le=1)
+    selected: str = Field(default="", description="what validation chose: a step, a decay")
+
+    images_accepted: int = Field(default=0, ge=0)
+    images_rejected: int = Field(default=0, ge=0)
+    images_per_class_cap: int = Field(ge=1)
+    tflops: float = Field(default=0.0, ge=0)
+    tflops_cap: float = Field(gt=0)
+    nfe: int = Field(default=0, ge=0)
+    nfe_cap: int = Field(ge=1)
+    seconds: float = Field(default=0.0, ge=0)
+    seconds_cap: float = Field(gt=0)
+    train_seconds: float = Field(default=0.0, ge=0)
+    peak_memory_mb: float = Field(default=0.0, ge=0)
+    phases: dict[str, Spend] = {}
+
+    task_hash: str = Field(pattern=_SHA)
+    method_hash: str = Field(pattern=_SHA)
+    upstream_hash: str = Field(pattern=_SHA)
+    split_hash: str = Field(pattern=_SHA)
+    classifier_hash: str = Field(pattern=_SHA)
+    ledger_hash: str | None = Field(default=None, pattern=_SHA)
+    predictions_hash: str | None = Field(default=None, pattern=_SHA)
+
+    created: str = Field(description="UTC, ISO 8601")
+    environment: Environment
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        scored = self.status in ("ok", "capped")
+        if scored and (self.value is None or not self.n_test or not self.predictions_hash):
+            raise ValueError(f"status {self.status!r} needs value, n_test and predictions_hash")
+        if not scored and (self.value is not None or not self.reason):
+            raise ValueError(f"status {self.status!r} has a reason and no value")
+        if (self.status == "capped") != bool(self.cap):
+            raise ValueError("cap is given with the status 'capped', and only there")
+        if self.n_correct > self.n_test:
+            raise ValueError(f"n_correct {self.n_correct} exceeds n_test {self.n_test}")
+        if scored and self.metric == "top1":
+            exact = self.n_correct / self.n_test
+            if self.value is None or abs(self.value - exact) > 1e-9:
+                raise ValueError(f"value {self.value} is not n_correct / n_test = {exact:.6f}")
+        return self
+
+
+def read_record(text: str, source: object) -> Record:
+    """A record from its JSON, migrated to the current version.
+
+    Raises:
+        RecordError: not JSON, a version that is too new, or a row that does not validate.
+    """
+    try:
+        values = json.loads(text)
+        version = values.get("schema_version")
+    except (ValueError, AttributeError) as error:
+        raise RecordError(f"{source}: not a record: {error}") from None
+    if not isinstance(version, int) or version < 1:
+        raise RecordError(f"{source}: schema_version = {version!r}, expected 1..{SCHEMA_VERSION}")
+    if version > SCHEMA_VERSION:
+        raise RecordError(
+            f"{source}: schema_version {version} is newer than this augbench knows "
+            f"({SCHEMA_VERSION}); upgrade augbench"
+        )
+    for step in range(version, SCHEMA_VERSION):
+        values = MIGRATIONS[step](values)
+    try:
+        return declare(Record, values, source)
+    except ConfigError as error:
+        raise RecordError(str(error)) from None
+
+
+def canonical_hash(value: Any) -> str:
+    """sha256 of the canonical JSON (sorted keys, no spaces) of plain data."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def table_hash(table: pd.DataFrame) -> str:
+    """sha256 of a table's content: columns in order, rows in order, independent of the file
+    format and of the libraries that wrote it."""
+    rows = json.loads(table.to_json(orient="split", index=False, double_precision=10))
+    return canonical_hash([rows["columns"], rows["data"]])
+
+
+def records_frame(records: Iterable[Record]) -> pd.DataFrame:
+    """Validated rows as a table; ``params``, ``phases`` and ``environment`` as JSON text."""
+    import pandas as pd
+
+    rows = []
+    for record in records:
+        row = record.model_dump(mode="json")
+        for key in ("params", "phases", "environment"):
+            row[key] = json.dumps(row[key], sort_keys=True)
+        rows.append(row)
+    frame = pd.DataFrame(rows, columns=list(Record.model_fields))
+    checked: pd.DataFrame = check("records", frame, "records")
+    return checked
+
+
+def check(name: Literal["records", "predictions", "ledger"], frame: Any, source: object) -> Any:
+    """``frame`` validated and coerced by the table ``name``.
+
+    Raises:
+        RecordError: naming every column, check, and offending value.
+    """
+    import pandera.errors
+
+    try:
+        return tables()[name].validate(frame, lazy=True)
+    except pandera.errors.SchemaErrors as error:
+        lines = [f"{source}: {_failure(case)}" for case in error.failure_cases.itertuples()]
+        raise RecordError("\n".join(dict.fromkeys(lines))) from None
+
+
+def _failure(case: Any) -> str:
+    """One line of pandera's table of failure cases."""
+    where = case.column if isinstance(case.column, str) else case.schema_context
+    value = "" if case.failure_case is None else f", got {case.failure_case!r}"
+    row = (
+        f" in row {int(case.index)}"
+        if isinstance(case.index, int | float) and (case.index == case.index)
+        else ""
+    )
+    return f"{where}: {case.check}{value}{row}"
+
+
+@cache
+def tables() -> dict[str, pa.DataFrameSchema]:
+    """The three pandera tables by name: ``records``, ``predictions``, ``ledger``."""
+    import pandera.pandas as pa
+
+    def column(kind: Any, *checks: pa.Check, nullable: bool = False, **more: Any) -> pa.Column:
+        return pa.Column(kind, list(checks), nullable=nullable, coerce=True, **more)
+
+    unit = pa.Check.in_range(0, 1)
+    sha = pa.Check.str_matches(_SHA)
+    natural = pa.Check.ge(0)
+    predictions = {
+        "id": column(str, unique=True),
+        "label": column("int64", natural),
+        "prediction": column("int64", natural),
+    }
+    ledger = {
+        "index": column("int64", natural, unique=True),
+        "label": column("int64", natural),
+        "class_name": column(str),
+        "sha256": column(str, sha),
+        "phash": column(str, pa.Check.str_matches(r"^[0-9a-f]{16}$")),
+        "origin": column(str, pa.Check.isin(["generated", "retrieved", "real", "transformed"])),
+        "source": column(str, pa.Check.str_length(min_value=1)),
+        "prompt": column(str, nullable=True),
+        "seed": column("Int64", natural, nullable=True),
+        "nfe": column("Int64", natural, nullable=True),
+        "guidance_scale": column(float, natural, nullable=True),
+        "corpus_id": column(str, nullable=True),
+        "rank": column("Int64", natural, nullable=True),
+        "similarity": column(float, pa.Check.in_range(-1.001, 1.001), nullable=True),
+        "licence": column(str, nullable=True),
+        "parents": column(str, pa.Check.str_startswith("[")),
+        "accepted": column(bool),
+        "reason": column(str),
+        "nearest_test_id": column(str, nullable=True),
+        "nearest_test_similarity": column(float, pa.Check.in_range(-1.001, 1.001), nullable=True),
+    }
+    told = pa.Check(
+        lambda frame: frame["accepted"] == (frame["reason"] == ""),
+        error="a rejected image has a reason, an accepted one has none",
+    )
+    records: dict[str, pa.Column] = {
+        name: column(object, nullable=True) for name in Record.model_fields
+    }
+    records |= {
+        "record_id": column(str, sha, unique=True),
+        "status": column(str, pa.Check.isin(["ok", "capped", "failed", "skipped"])),
+        "value": column(float, unit, nullable=True),
+        "val_value": column(float, unit, nullable=True),
+        "n_test": column("int64", natural),
+        "n_correct": column("int64", natural),
+        "seed": column("int64", natural),
+    }
+    counted = pa.Check(
+        lambda frame: frame["n_correct"] <= frame["n_test"], error="n_correct exceeds n_test"
+    )
+    cell = ["task", "method", "upstream", "budget", "classifier", "seed"]
+    cell += [f"{part}_hash" for part in ("task", "method", "upstream", "split", "classifier")]
+    return {
+        "predictions": pa.DataFrameSchema(predictions, strict=True, ordered=True),
+        "ledger": pa.DataFrameSchema(ledger, strict=True, ordered=True, checks=[told]),
+        "records": pa.DataFrameSchema(records, strict=True, checks=[counted], unique=cell),
+    }
+
+
+def json_schema() -> dict[str, Any]:
+    """The published JSON Schema of one record."""
+    schema = Record.model_json_schema()
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

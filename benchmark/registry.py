@@ -1,0 +1,202 @@
+"""Entries found by folder: every ``tasks/*.toml`` and ``methods/*.py`` of the root.
+
+Files that start with an underscore are helpers. An entry that does not load is kept as
+``Broken`` with its reason: listed as such, and an error where it is used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import inspect
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmark.cards import Task, load_tasks
+from benchmark.contract import Facts, Images, Params
+from benchmark.declared import declare
+from benchmark.errors import BenchError, ConfigError, UnknownNameError
+
+if TYPE_CHECKING:
+    from benchmark.protocol import Protocol
+
+Augment = Callable[..., Iterator[Images]]
+_ARGUMENTS = ["shots", "upstream", "meter", "rng", "params"]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A loaded method file."""
+
+    name: str
+    facts: Facts
+    params: type[Params]
+    augment: Augment
+    hash: str
+    path: Path
+
+
+@dataclass(frozen=True)
+class MethodCall:
+    """A method with its parameters resolved: what a trial runs.
+
+    ``label`` is the name, with the parameters that differ from their defaults in brackets:
+    ``prompt_simple[guidance_scale=5.0]``.
+    """
+
+    method: Method
+    params: Params
+
+    @property
+    def label(self) -> str:
+        """The name shown in tables and used in paths."""
+        defaults = self.method.params()
+        changed = {
+            key: value
+            for key, value in self.params.model_dump().items()
+            if value != getattr(defaults, key)
+        }
+        inside = ",".join(f"{key}={value}" for key, value in sorted(changed.items()))
+        return f"{self.method.name}[{inside}]" if inside else self.method.name
+
+
+@dataclass(frozen=True)
+class Broken:
+    """An entry that does not load, and why."""
+
+    kind: str
+    name: str
+    path: Path
+    reason: str
+
+
+@dataclass
+class Registry:
+    """All entries of a root."""
+
+    root: Path
+    tasks: dict[str, Task] = field(default_factory=dict)
+    methods: dict[str, Method] = field(default_factory=dict)
+    broken: list[Broken] = field(default_factory=list)
+
+    def task(self, name: str) -> Task:
+        """The task called ``name``; raises ``UnknownNameError`` or, for a broken card,
+        ``ConfigError``."""
+        task: Task = self._get("task", self.tasks, name)
+        return task
+
+    def method(self, name: str) -> Method:
+        """The method called ``name``; errors as for ``task``."""
+        method: Method = self._get("method", self.methods, name)
+        return method
+
+    def call(self, text: str) -> MethodCall:
+        """``name`` or ``name[key=value,...]`` with its parameters checked.
+
+        Raises:
+            UnknownNameError: no such method.
+            ConfigError: broken method; unknown parameter, or a value out of its range.
+        """
+        name, given = split_call(text)
+        method = self.method(name)
+        return MethodCall(method, declare(method.params, given, f"method {name}"))
+
+    def _get(self, kind: str, entries: dict[str, Any], name: str) -> Any:
+        if name in entries:
+            return entries[name]
+        for entry in self.broken:
+            if entry.kind == kind and (entry.name == name or name.startswith(f"{entry.name}-")):
+                raise ConfigError(f"{kind} {name!r} is broken", entry.reason.splitlines())
+        raise UnknownNameError(kind, name, entries)
+
+
+def load_registry(root: Path, protocol: Protocol | None = None) -> Registry:
+    """All entries of ``root``, in the order of their file names.
+
+    Raises:
+        ConfigError: two cards register the same task.
+        UnknownNameError: ``protocol`` names a control that is not among the methods.
+    """
+    registry = Registry(root)
+    for path in sorted((root / "tasks").glob("*.toml")):
+        _add_tasks(registry, path)
+    for path in sorted((root / "methods").glob("*.py")):
+        if not path.stem.startswith("_"):
+            _add_method(registry, path)
+    if protocol is not None:
+        registry.method(protocol.defaults.control)
+    return registry
+
+
+def split_call(text: str) -> tuple[str, dict[str, str]]:
+    """``"a[x=1,y=2]"`` -> ``("a", {"x": "1", "y": "2"})``."""
+    name, bracket, rest = text.strip().partition("[")
+    if not bracket:
+        return name, {}
+    pairs = [part.partition("=") for part in rest.removesuffix("]").split(",")]
+    if not rest.endswith("]") or any(not sign or not key.strip() for key, sign, _ in pairs):
+        raise ConfigError("method", [f"{text!r}: expected name[key=value,key=value]"])
+    return name, {key.strip(): value.strip() for key, _, value in pairs}
+
+
+def _add_tasks(registry: Registry, path: Path) -> None:
+    try:
+        tasks = load_tasks(path)
+    except ConfigError as error:
+        registry.broken.append(Broken("task", path.stem, path, "\n".join(error.faults)))
+        return
+    for task in tasks:
+        if task.name in registry.tasks:
+            raise ConfigError(path, [f"task {task.name!r} is registered by another card too"])
+        registry.tasks[task.name] = task
+
+
+def _add_method(registry: Registry, path: Path) -> None:
+    try:
+        registry.methods[path.stem] = _load_method(path)
+    except BenchError as error:
+        registry.broken.append(Broken("method", path.stem, path, str(error)))
+    except Exception as error:  # anything a stranger's file may raise at import
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        reason = f"{type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})"
+        registry.broken.append(Broken("method", path.stem, path, reason))
+
+
+def _load_method(path: Path) -> Method:
+    import benchmark.entries
+
+    root = str(path.parents[1])
+    if list(benchmark.entries.__path__) != [root]:  # another root in the same process
+        benchmark.entries.__path__ = [root]
+        for name in [name for name in sys.modules if name.startswith("benchmark.entries.")]:
+            del sys.modules[name]
+        importlib.invalidate_caches()
+    module = importlib.import_module(f"benchmark.entries.methods.{path.stem}")
+    facts, augment = getattr(module, "FACTS", None), getattr(module, "augment", None)
+    params = getattr(module, "Params", Params)
+    wrong = []
+    if not isinstance(facts, Facts):
+        wrong.append("FACTS is missing or is not benchmark.Facts(...)")
+    if not callable(augment):
+        wrong.append("the function augment(shots, upstream, meter, rng, params) is missing")
+    elif list(inspect.signature(augment).parameters) != _ARGUMENTS:
+        given = ", ".join(inspect.signature(augment).parameters)
+        wrong.append(f"augment({given}): the arguments must be ({', '.join(_ARGUMENTS)})")
+    if not (isinstance(params, type) and issubclass(params, Params)):
+        wrong.append("Params must be a subclass of benchmark.Params")
+    if wrong:
+        raise ConfigError(path, wrong)
+    assert isinstance(facts, Facts) and callable(augment)
+    return Method(path.stem, facts, params, augment, _source_hash(path), path)
+
+
+def _source_hash(path: Path) -> str:
+    """Of the method's file and of the helpers beside it: a change of either is another method."""
+    digest = hashlib.sha256(path.read_bytes())
+    for helper in sorted(path.parent.glob("_*.py")):
+        digest.update(helper.name.encode() + helper.read_bytes())
+    return digest.hexdigest()

@@ -1,0 +1,152 @@
+"""The three tables, their versions, and what they refuse."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from benchmark.errors import RecordError
+from benchmark.records import (
+    MIGRATIONS,
+    SCHEMA_VERSION,
+    canonical_hash,
+    check,
+    json_schema,
+    read_record,
+    records_frame,
+    table_hash,
+)
+
+HERE = Path(__file__).parent
+GOLDEN = HERE / "golden"
+SCHEMA = HERE.parent / "docs" / f"record-v{SCHEMA_VERSION}.schema.json"
+
+
+def golden(**changes):
+    values = json.loads((GOLDEN / f"record-v{SCHEMA_VERSION}.json").read_text())
+    return json.dumps(values | changes)
+
+
+def ledger(**changes):
+    row = {
+        "index": 0,
+        "label": 1,
+        "class_name": "cat",
+        "sha256": "0" * 64,
+        "phash": "0" * 16,
+        "origin": "generated",
+        "source": "model@1",
+        "prompt": "a cat",
+        "seed": 5,
+        "nfe": 40,
+        "guidance_scale": 3.0,
+        "corpus_id": None,
+        "rank": None,
+        "similarity": None,
+        "licence": None,
+        "parents": "[]",
+        "accepted": True,
+        "reason": "",
+        "nearest_test_id": None,
+        "nearest_test_similarity": None,
+    }
+    return pd.DataFrame([row | changes])
+
+
+@pytest.mark.parametrize("version", range(1, SCHEMA_VERSION + 1))
+def test_a_golden_file_of_every_version_is_read(version):
+    record = read_record((GOLDEN / f"record-v{version}.json").read_text(), "golden")
+    assert record.schema_version == SCHEMA_VERSION
+    assert (record.n_correct, record.n_test, record.value) == (6, 8, 0.75)
+    assert record.phases["generate"].nfe == 40
+
+
+def test_every_version_but_the_newest_has_a_migration():
+    assert sorted(MIGRATIONS) == list(range(1, SCHEMA_VERSION))
+
+
+def test_the_published_schema_is_the_models_own():
+    assert json.loads(SCHEMA.read_text()) == json_schema()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"schema_version": 99}, ["newer", "upgrade"]),
+        ({"schema_version": None}, ["schema_version = None"]),
+        ({"value": 0.9}, ["not n_correct / n_test", "0.75"]),
+        ({"n_correct": 9, "value": 1.0}, ["exceeds n_test 8"]),
+        ({"cap": ""}, ["cap"]),
+        ({"status": "failed"}, ["has a reason and no value"]),
+        ({"predictions_hash": None}, ["needs value"]),
+        ({"record_id": "xyz"}, ["record_id", "xyz"]),
+        ({"accuracy": 1.0}, ["unknown key 'accuracy'"]),
+        ({"seed": -1, "shots": 0}, ["seed", "shots"]),
+    ],
+)
+def test_a_wrong_row_is_refused_with_its_faults(changes, words):
+    with pytest.raises(RecordError) as caught:
+        read_record(golden(**changes), "x.json")
+    assert all(word in str(caught.value) for word in ["x.json", *words])
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", "null", '"a"', "3"])
+def test_what_is_not_a_record_is_refused(text):
+    with pytest.raises(RecordError, match=r"x\.json"):
+        read_record(text, "x.json")
+
+
+def test_rows_become_a_table_and_a_repeated_cell_is_refused():
+    record = read_record(golden(), "a")
+    frame = records_frame([record])
+    assert len(frame) == 1
+    assert json.loads(frame["params"][0]) == {"steps": 2}
+    with pytest.raises(RecordError, match="record_id"):
+        records_frame([record, record])
+    other = read_record(golden(record_id="d" * 64), "b")
+    with pytest.raises(RecordError, match="unique"):
+        records_frame([record, other])
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"label": -1}, "label"),
+        ({"origin": "dreamt"}, "dreamt"),
+        ({"sha256": "00"}, "sha256"),
+        ({"similarity": 1.5}, "similarity"),
+        ({"accepted": False}, "a rejected image has a reason"),
+        ({"reason": "blurred"}, "an accepted one has none"),
+        ({"extra": 1}, "extra"),
+    ],
+)
+def test_a_wrong_ledger_is_refused(changes, word):
+    check("ledger", ledger(), "good")
+    with pytest.raises(RecordError, match=word):
+        check("ledger", ledger(**changes), "bad")
+
+
+def test_all_faults_show_at_once():
+    with pytest.raises(RecordError) as caught:
+        check("ledger", ledger(label=-1, origin="dreamt", source=""), "bad")
+    assert all(word in str(caught.value) for word in ("label", "dreamt", "source"))
+
+
+def test_predictions_need_distinct_ids():
+    frame = pd.DataFrame({"id": ["a", "a"], "label": [0, 1], "prediction": [0, 1]})
+    with pytest.raises(RecordError, match="id"):
+        check("predictions", frame, "p")
+
+
+def test_a_table_hash_depends_on_content_alone(tmp_path):
+    frame = check("ledger", ledger(), "x")
+    frame.to_parquet(tmp_path / "l.parquet")
+    again = check("ledger", pd.read_parquet(tmp_path / "l.parquet"), "y")
+    assert table_hash(frame) == table_hash(again)
+    assert table_hash(frame) != table_hash(check("ledger", ledger(seed=6), "z"))
+
+
+def test_canonical_hash_ignores_the_order_of_keys():
+    assert canonical_hash({"a": 1, "b": 2}) == canonical_hash({"b": 2, "a": 1})
+    assert canonical_hash({"a": 1}) != canonical_hash({"a": 2})
