@@ -36,7 +36,8 @@ class Source(Declared):
 
 
 class Columns(Declared):
-    """Names of the columns; ``label`` holds what ``ClassCard.label`` names."""
+    """Names of the columns; ``label`` holds what ``ClassCard.label`` names. An empty ``id``
+    numbers the rows."""
 
     id: str = "id"
     image: str = "image"
@@ -115,9 +116,11 @@ class TaskCard(Declared):
     def _templates(cls, templates: tuple[str, ...]) -> tuple[str, ...]:
         for template in templates:
             try:
-                template.format(name="x")
+                filled = [template.format(name=name) for name in "xy"]
             except (KeyError, IndexError, ValueError):
                 raise ValueError(f"{template!r}: the only placeholder is {{name}}") from None
+            if filled[0] == filled[1]:
+                raise ValueError(f"{template!r} must hold {{name}}")
         return templates
 
     @model_validator(mode="after")

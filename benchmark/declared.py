@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -17,7 +17,9 @@ from benchmark.errors import ConfigError, did_you_mean
 class Declared(BaseModel):
     """Base of every declaration: immutable, unknown keys refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=()
+    )
 
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -71,7 +73,12 @@ def _walk(model: Any, loc: tuple[int | str, ...]) -> tuple[list[str], list[str]]
     where the last one stands."""
     path, choices = [], [model]
     allowed: list[str] = list(model.model_fields)
+    inside = False  # a dict or list: the next part is the file's own key or a position
     for part in loc:
+        if inside:
+            path.append(str(part))
+            inside = False
+            continue
         tagged = [choice for choice in choices if len(choices) > 1 and _tag(choice) == part]
         if tagged:
             choices = tagged
@@ -82,6 +89,7 @@ def _walk(model: Any, loc: tuple[int | str, ...]) -> tuple[list[str], list[str]]
         fields = [choice.model_fields[part] for choice in choices if part in choice.model_fields]
         if fields:
             choices = _models(fields[0].annotation)
+            inside = get_origin(fields[0].annotation) in (dict, list, tuple)
     return path, allowed
 
 

@@ -124,6 +124,9 @@ class Defaults(Declared):
     classifiers: list[str] = Field(min_length=1)
     seeds: list[int] = Field(min_length=1)
     control: str = Field(description="the method that every gain is paired with")
+    # Beyond its budget of seconds a trial gets this long before its process is ended: time to
+    # load models from disk, to finish the batch in hand, and to hash what was made.
+    grace_seconds: float = Field(default=120.0, gt=0)
 
     @field_validator("seeds")
     @classmethod

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import inspect
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 Augment = Callable[..., Iterator[Images]]
 _ARGUMENTS = ["shots", "upstream", "meter", "rng", "params"]
+_CALL = re.compile(r"([^\[\]]+)(?:\[([^\[\]]+)\])?")
 
 
 @dataclass(frozen=True)
@@ -133,14 +135,20 @@ def load_registry(root: Path, protocol: Protocol | None = None) -> Registry:
 
 
 def split_call(text: str) -> tuple[str, dict[str, str]]:
-    """``"a[x=1,y=2]"`` -> ``("a", {"x": "1", "y": "2"})``."""
-    name, bracket, rest = text.strip().partition("[")
-    if not bracket:
-        return name, {}
-    pairs = [part.partition("=") for part in rest.removesuffix("]").split(",")]
-    if not rest.endswith("]") or any(not sign or not key.strip() for key, sign, _ in pairs):
+    """``"a[x=1,y=2]"`` -> ``("a", {"x": "1", "y": "2"})``; raises ``ConfigError``."""
+    parts = _CALL.fullmatch(text.strip())
+    if parts is None:
         raise ConfigError("method", [f"{text!r}: expected name[key=value,key=value]"])
-    return name, {key.strip(): value.strip() for key, _, value in pairs}
+    name, inside = parts[1].strip(), parts[2]
+    if inside is None:
+        return name, {}
+    pairs = [[word.strip() for word in pair.partition("=")] for pair in inside.split(",")]
+    given = {key: value for key, _, value in pairs}
+    if any(not sign or not key for key, sign, _ in pairs) or len(given) < len(pairs):
+        raise ConfigError(
+            "method", [f"{text!r}: expected name[key=value,key=value], keys distinct"]
+        )
+    return name, given
 
 
 def _add_tasks(registry: Registry, path: Path) -> None:
@@ -160,7 +168,7 @@ def _add_method(registry: Registry, path: Path) -> None:
         registry.methods[path.stem] = _load_method(path)
     except BenchError as error:
         registry.broken.append(Broken("method", path.stem, path, str(error)))
-    except Exception as error:  # anything a stranger's file may raise at import
+    except (Exception, SystemExit) as error:  # anything a stranger's file may raise at import
         where = traceback.extract_tb(error.__traceback__)[-1]
         reason = f"{type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})"
         registry.broken.append(Broken("method", path.stem, path, reason))

@@ -1,0 +1,258 @@
+"""Splits: what a seed draws, what a method and a classifier see of it."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from benchmark.cards import Task, load_tasks
+from benchmark.data import Split, load_split
+from benchmark.errors import DataError
+from benchmark.imaging import decode
+
+Edit = Callable[[Path, str, str], None]
+ChangeRows = Callable[[Path, Callable[[list[dict]], object]], None]
+
+
+def task(root: Path, shots: int = 3) -> Task:
+    tasks = {found.shots: found for found in load_tasks(root / "tasks" / "shapes.toml")}
+    return tasks[shots]
+
+
+def parts(split: Split) -> list[set[str]]:
+    return [set(part.ids) for part in (split.shots, split.val, split.reserve, split.test)]
+
+
+# --- what a seed draws ------------------------------------------------------------------------
+
+
+def test_parts_are_disjoint_and_cover_the_classes(shapes: Path) -> None:
+    split = load_split(task(shapes), 0, shapes)
+    assert [len(part) for part in parts(split)] == [9, 3, 6, 18]
+    assert len(set.union(*parts(split))) == 36
+    for images in (split.shots, split.val, split.reserve, split.test.read()):
+        assert sorted(set(images.labels.tolist())) == [0, 1, 2]
+        assert images.labels.dtype == np.int64 and len(images) == len(images.ids)
+        for row, identity in enumerate(images.ids):
+            assert int(identity.removeprefix("shapes/")) % 3 == images.labels[row]
+
+
+def test_a_seed_always_draws_the_same_and_another_seed_does_not(shapes: Path) -> None:
+    first, again, other = (load_split(task(shapes), seed, shapes) for seed in (4, 4, 5))
+    assert (first.hash, first.shots.ids) == (again.hash, again.shots.ids)
+    assert first.hash != other.hash and first.shots.ids != other.shots.ids
+    assert first.test.ids == other.test.ids
+
+
+def test_fewer_shots_are_among_more_with_the_same_validation(shapes: Path) -> None:
+    for seed in range(5):
+        one, three = (load_split(task(shapes, shots), seed, shapes) for shots in (1, 3))
+        assert set(one.shots.ids) < set(three.shots.ids)
+        assert (one.val.ids, one.test.ids) == (three.val.ids, three.test.ids)
+        assert one.hash != three.hash
+
+
+def test_every_training_image_is_drawn_by_some_seed(shapes: Path) -> None:
+    splits = [load_split(task(shapes, 1), seed, shapes) for seed in range(40)]
+    drawn = set().union(*(split.shots.ids for split in splits))
+    assert drawn == set(splits[0].shots.ids + splits[0].val.ids + splits[0].reserve.ids)
+
+
+def test_test_images_are_those_with_the_smallest_sha256_of_their_id(shapes: Path) -> None:
+    split = load_split(task(shapes), 0, shapes)
+    reds = [f"shapes/{row:02}" for row in range(0, 36, 3)]
+    reds.sort(key=lambda name: hashlib.sha256(name.encode()).hexdigest())
+    assert set(reds[:6]) == {name for name in split.test.ids if name in reds}
+
+
+@pytest.mark.parametrize(("fraction", "count"), [("0.01", 1), ("0.25", 3), ("0.29", 3), ("0.6", 7)])
+def test_the_test_fraction_is_rounded_down_to_at_least_one(
+    shapes: Path, edit: Edit, fraction: str, count: int
+) -> None:
+    edit(shapes / "tasks" / "shapes.toml", "test_fraction = 0.5", f"test_fraction = {fraction}")
+    assert len(load_split(task(shapes), 0, shapes).test) == 3 * count
+
+
+def test_a_fraction_is_not_lost_to_floating_point(
+    shapes: Path, edit: Edit, change_rows: ChangeRows
+) -> None:
+    change_rows(shapes, lambda rows: rows.extend([{**rows[0], "id": f"r{i}"} for i in range(88)]))
+    edit(shapes / "tasks" / "shapes.toml", "test_fraction = 0.5", "test_fraction = 0.29")
+    labels = load_split(task(shapes), 0, shapes).test.labels.tolist()
+    assert labels.count(0) == 29  # of 100, where int(100 * 0.29) is 28
+
+
+def test_the_order_of_the_rows_does_not_matter(shapes: Path, change_rows: ChangeRows) -> None:
+    before = load_split(task(shapes), 0, shapes)
+    change_rows(shapes, lambda rows: rows.reverse())
+    after = load_split(task(shapes), 0, shapes)
+    assert before.shots.ids == after.shots.ids and before.test.ids == after.test.ids
+    assert np.array_equal(before.shots.pixels(), after.shots.pixels())
+    assert before.hash != after.hash  # another file is another data set
+
+
+def test_changed_pixels_are_another_split(shapes: Path, change_rows: ChangeRows) -> None:
+    def swap(rows: list[dict]) -> None:
+        rows[0]["image"], rows[1]["image"] = rows[1]["image"], rows[0]["image"]
+
+    before = load_split(task(shapes), 0, shapes)
+    change_rows(shapes, swap)
+    after = load_split(task(shapes), 0, shapes)
+    assert before.shots.ids == after.shots.ids and before.hash != after.hash
+
+
+def test_rows_of_no_class_are_left_out(shapes: Path, change_rows: ChangeRows) -> None:
+    before = load_split(task(shapes), 0, shapes)
+    strays = [{"id": "stray/1", "label": 99}, {"id": "stray/2", "label": None}]
+    change_rows(shapes, lambda rows: rows.extend([{**rows[0], **stray} for stray in strays]))
+    assert parts(load_split(task(shapes), 0, shapes)) == parts(before)
+
+
+def test_labels_may_be_texts(shapes: Path, edit: Edit, change_rows: ChangeRows) -> None:
+    before = load_split(task(shapes), 0, shapes)
+    change_rows(shapes, lambda rows: [row.update(label="abc"[row["label"]]) for row in rows])
+    for number, letter in enumerate("abc"):
+        edit(shapes / "tasks" / "shapes.toml", f"label = {number},", f'label = "{letter}",')
+    assert parts(load_split(task(shapes), 0, shapes)) == parts(before)
+
+
+def test_rows_are_numbered_where_there_are_no_ids(shapes: Path, edit: Edit) -> None:
+    edit(shapes / "tasks" / "shapes.toml", "train.path", 'columns.id = ""\ntrain.path')
+    split = load_split(task(shapes), 0, shapes)
+    assert set.union(*parts(split)) == {f"shapes/{row}" for row in range(36)}
+
+
+def test_given_test_images_come_from_the_second_source(shapes: Path, edit: Edit) -> None:
+    rows = pq.read_table(shapes / "data" / "shapes.parquet").to_pylist()
+    other = pa.Table.from_pylist([{**row, "id": f"test/{row['id']}"} for row in rows])
+    _give_test(shapes, edit, other)
+    split = load_split(task(shapes), 0, shapes)
+    assert [len(part) for part in parts(split)] == [9, 3, 24, 36]
+    assert all(name.startswith("test/") for name in split.test.ids)
+
+
+def _give_test(root: Path, edit: Edit, table: pa.Table) -> None:
+    path, card = root / "data" / "test.parquet", root / "tasks" / "shapes.toml"
+    pq.write_table(table, path)
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    edit(card, 'rule = "carve"\nsplit.test_fraction = 0.5', 'rule = "given"')
+    test = f'test.path = "data/test.parquet"\ntest.sha256 = "{sha256}"\n'
+    edit(card, "train.path", f"{test}test.rows = {table.num_rows}\ntrain.path")
+
+
+# --- pixels -----------------------------------------------------------------------------------
+
+
+def test_pixels_belong_to_their_ids(shapes: Path) -> None:
+    rows = pq.read_table(shapes / "data" / "shapes.parquet").to_pylist()
+    wanted = {row["id"]: decode(row["image"]["bytes"], 32, row["id"]) for row in rows}
+    split = load_split(task(shapes), 0, shapes)
+    for images in (split.shots, split.val, split.reserve, split.test.read()):
+        assert images.pixels().shape == (len(images), 32, 32, 3)
+        for name, pixels in zip(images.ids, images.pixels(), strict=True):
+            assert np.array_equal(pixels, wanted[name])
+    chosen = split.shots.select([7, 2])
+    assert chosen.ids == (split.shots.ids[7], split.shots.ids[2])
+    assert np.array_equal(chosen.pixels([1]), split.shots.pixels([2]))
+    assert chosen.labels.tolist() == split.shots.labels[[7, 2]].tolist()
+    assert split.shots.pixels([]).shape == (0, 32, 32, 3)
+
+
+def test_images_are_resized_to_the_size_of_the_task(shapes: Path, edit: Edit) -> None:
+    edit(shapes / "tasks" / "shapes.toml", "image_size = 32", "image_size = 16")
+    assert load_split(task(shapes), 0, shapes).shots.pixels().shape == (9, 16, 16, 3)
+
+
+def test_a_method_cannot_change_what_others_see(shapes: Path) -> None:
+    split = load_split(task(shapes), 0, shapes)
+    before = split.shots.pixels()
+    shots = split.as_shots(with_reserve=False)
+    shots.images[:] = 0
+    shots.labels[:] = 0
+    assert np.array_equal(split.shots.pixels(), before)
+    assert np.array_equal(load_split(task(shapes), 0, shapes).shots.pixels(), before)
+    assert split.shots.labels.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+
+
+# --- what a method and a classifier see -------------------------------------------------------
+
+
+def test_shots_are_the_training_images_and_the_reserve_is_for_oracles(shapes: Path) -> None:
+    split = load_split(task(shapes), 0, shapes)
+    shots = split.as_shots(with_reserve=False)
+    assert (shots.images.shape, shots.images.dtype) == ((9, 32, 32, 3), np.uint8)
+    assert (shots.ids, shots.image_size, shots.reserve) == (split.shots.ids, 32, None)
+    assert [entry.name for entry in shots.classes] == ["red circle", "green circle", "blue square"]
+    assert shots.classes[2].prompts == ("an emoji of blue square",)
+    reserve = split.as_shots(with_reserve=True).real()
+    assert reserve.ids == split.reserve.ids and len(reserve.images) == 6
+    assert reserve.reserve is None
+
+
+def test_the_test_split_is_read_once_per_classifier_run(shapes: Path) -> None:
+    split = load_split(task(shapes), 0, shapes)
+    assert len(split.test.for_contamination()) == len(split.test) == 18
+    images = split.test.read()
+    assert images.ids == split.test.ids
+    assert images.labels.tolist() == split.test.labels.tolist()
+    with pytest.raises(RuntimeError, match="read twice"):
+        split.test.read()
+    assert split.fresh().test.read().ids == images.ids
+    assert split.fresh().hash == split.hash
+
+
+# --- what can be wrong ------------------------------------------------------------------------
+
+
+def test_too_few_images_name_class_count_and_need(shapes: Path, edit: Edit) -> None:
+    edit(shapes / "tasks" / "shapes.toml", "val_per_class = 1", "val_per_class = 4")
+    with pytest.raises(DataError) as caught:
+        load_split(task(shapes), 0, shapes)
+    assert str(caught.value) == (
+        "task shapes-3shot: class 'red circle' has 6 training images in data/shapes.parquet, "
+        "7 needed (3 shots + 4 for validation)"
+    )
+    assert len(load_split(task(shapes, 1), 0, shapes).shots) == 3  # the card's other task works
+
+
+def test_an_empty_class_names_the_values_of_the_column(shapes: Path, edit: Edit) -> None:
+    edit(shapes / "tasks" / "shapes.toml", "label = 2,", 'label = "2",')
+    with pytest.raises(DataError) as caught:
+        load_split(task(shapes), 0, shapes)
+    assert str(caught.value) == (
+        "data/shapes.parquet: no image of class 'blue square': the column 'label' never holds "
+        "'2', but 0, 1, 2"
+    )
+
+
+def test_no_test_image_may_be_a_training_image(shapes: Path, edit: Edit) -> None:
+    rows = pq.read_table(shapes / "data" / "shapes.parquet").to_pylist()
+    names = {8: "shapes/08"}
+    table = [{**row, "id": names.get(at, f"test/{at}")} for at, row in enumerate(rows)]
+    _give_test(shapes, edit, pa.Table.from_pylist(table))
+    with pytest.raises(DataError, match="1 ids are both in .*such as 'shapes/08'"):
+        load_split(task(shapes), 0, shapes)
+
+
+def test_splits_are_made_without_torch(root: Path, shapes: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from benchmark.cards import load_tasks; from benchmark.data import load_split\n"
+        f"root = Path({str(shapes)!r})\n"
+        "split = load_split(load_tasks(root / 'tasks' / 'shapes.toml')[0], 0, root)\n"
+        "assert split.as_shots(True).images.shape == (3, 32, 32, 3)\n"
+        "heavy = ['torch', 'pandas', 'datasets', 'diffusers', 'open_clip', 'transformers']\n"
+        "print([name for name in heavy if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,117 @@
+"""Whole folders or nothing."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from filelock import Timeout
+
+from benchmark.errors import RecordError, StorageError
+from benchmark.imaging import decode, encode_png
+from benchmark.records import check, read_record, table_hash
+from benchmark.store import Augmented, Store, StoredRecord, read_results
+from tests.test_records import golden, ledger
+
+
+def augmented():
+    frame = check("ledger", pd.concat([ledger(), ledger(index=1, accepted=False, reason="x")]), "t")
+    pixels = np.arange(32 * 32 * 3, dtype=np.uint8).reshape(1, 32, 32, 3)
+    return Augmented({"ledger_hash": table_hash(frame)}, frame, pixels, np.array([1]))
+
+
+def predictions():
+    labels = [0, 1] * 4
+    guesses = [0, 1] * 3 + [1, 0]
+    ids = [f"t{number}" for number in range(8)]
+    return pd.DataFrame({"id": ids, "label": labels, "prediction": guesses})
+
+
+def record(**changes):
+    told = {"predictions_hash": table_hash(predictions()), **changes}
+    return read_record(golden(**told), "golden")
+
+
+def test_images_and_ledger_survive(tmp_path):
+    store, made = Store(tmp_path), augmented()
+    folder = store.trial_folder("toy-1shot", "paint[steps=2]", "b" * 64)
+    assert store.read_augmented(folder, decode) is None
+    store.write_augmented(folder, made, encode_png)
+    back = store.read_augmented(folder, decode)
+    assert (back.pixels == made.pixels).all() and back.labels.tolist() == [1]
+    assert table_hash(back.ledger) == made.facts["ledger_hash"]
+
+
+def test_images_are_an_image_column_of_datasets(tmp_path):
+    import datasets
+
+    store = Store(tmp_path / "r")
+    store.write_augmented(tmp_path / "r" / "t", augmented(), encode_png)
+    files = str(tmp_path / "r" / "t" / "augment" / "images.parquet")
+    table = datasets.load_dataset(
+        "parquet", data_files=files, split="train", cache_dir=str(tmp_path / "cache")
+    )
+    assert table[0]["image"].size == (32, 32)
+
+
+@pytest.mark.parametrize("name", ["ledger.parquet", "images.parquet", "augment.json"])
+def test_a_damaged_artefact_is_made_again(tmp_path, name):
+    store = Store(tmp_path)
+    store.write_augmented(tmp_path / "t", augmented(), encode_png)
+    path = tmp_path / "t" / "augment" / name
+    path.write_bytes(path.read_bytes()[:20])
+    assert store.read_augmented(tmp_path / "t", decode) is None
+    assert not path.parent.exists()
+
+
+def test_a_record_counts_only_with_its_predictions(tmp_path):
+    store, row = Store(tmp_path), record()
+    store.write_record(tmp_path / "t", row, predictions())
+    assert store.read(tmp_path / "t", "linear-probe", row.record_id).record == row
+    assert store.read(tmp_path / "t", "linear-probe", "d" * 64) is None
+    other = predictions().assign(prediction=0)
+    other.to_parquet(tmp_path / "t" / "linear-probe" / "predictions.parquet")
+    assert store.read(tmp_path / "t", "linear-probe", row.record_id) is None
+    with pytest.raises(RecordError, match="predictions_hash"):
+        StoredRecord(row, tmp_path / "t" / "linear-probe").predictions()
+
+
+def test_nothing_is_left_of_a_write_that_fails(tmp_path):
+    def fill(folder):
+        (folder / "half").write_text("x")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(StorageError, match="disk is full"):
+        Store(tmp_path).write(tmp_path / "t" / "final", fill)
+    assert list((tmp_path / "t").iterdir()) == []
+
+
+def test_what_a_killed_run_left_is_cleared_by_the_next(tmp_path):
+    (tmp_path / "t" / ".tmp-final-123").mkdir(parents=True)
+    Store(tmp_path).write(tmp_path / "t" / "final", lambda folder: None)
+    assert [path.name for path in (tmp_path / "t").iterdir()] == ["final"]
+
+
+def test_a_lock_is_held_once(tmp_path):
+    with Store(tmp_path).lock("a"):
+        with pytest.raises(Timeout), Store(tmp_path).lock("a"):
+            pass
+        with Store(tmp_path).lock("b"):
+            pass
+
+
+def test_failures_are_read_beside_records_and_forgotten_when_mended(tmp_path):
+    store = Store(tmp_path)
+    empty = {"value": None, "n_test": 0, "n_correct": 0, "cap": "", "predictions_hash": None}
+    failed = record(status="failed", reason="it broke", **empty)
+    store.write_failure(failed)
+    assert [stored.record.status for stored in read_results(tmp_path)] == ["failed"]
+    store.write_record(tmp_path / "toy" / "m" / "t", record(), predictions())
+    assert [stored.record.status for stored in read_results(tmp_path)] == ["capped"]
+
+
+def test_all_invalid_records_are_told_at_once(tmp_path):
+    for name, text in (("a", "{"), ("b", golden(value=0.9))):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "record.json").write_text(text)
+    with pytest.raises(RecordError) as caught:
+        read_results(tmp_path)
+    assert "a/record.json" in str(caught.value) and "b/record.json" in str(caught.value)
