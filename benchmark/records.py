@@ -101,6 +101,7 @@ class Record(Declared):
     seconds_cap: float = Field(gt=0)
     train_seconds: float = Field(default=0.0, ge=0)
     peak_memory_mb: float = Field(default=0.0, ge=0)
+    peak_gpu_memory_mb: float = Field(default=0.0, ge=0)
     phases: dict[str, Spend] = {}
 
     task_hash: str = Field(pattern=_SHA)

@@ -1,0 +1,126 @@
+"""The judges: classifiers that the harness trains on shots and added images alike.
+
+Every method is judged by the same recipe: the number of steps, the half-and-half batches, the
+light augmentation and the selection on validation images do not depend on what it added. What
+is fitted never meets the test images: they are read here, once, when all is chosen.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from benchmark.classify import finetune, probe, scratch
+from benchmark.classify._batches import Data, Labelled
+from benchmark.classify._training import Fitted, Progress
+from benchmark.data import ImageSet, Split
+from benchmark.protocol import ClassifierSpec, FinetuneSpec, ProbeSpec, ScratchSpec
+from benchmark.upstream import Upstream
+
+_TEST_CHUNK = 1024  # test images decoded at a time
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What a classifier made of the images.
+
+    Attributes:
+        predictions: int64 [N], top-1 class of every test image, in the order of the split.
+        val_value: validation accuracy of what was chosen, 0..1; None without such images.
+        selected: what validation chose: a step, a weight decay.
+        seconds: wall-clock, features and test images included.
+    """
+
+    predictions: np.ndarray
+    val_value: float | None
+    selected: str
+    seconds: float
+
+
+def train(
+    spec: ClassifierSpec,
+    split: Split,
+    added: tuple[np.ndarray, np.ndarray],
+    upstream: Upstream,
+    seed: int,
+    device: str,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Judgement:
+    """Fits one classifier to the shots and the added images, then reads the test split once.
+
+    The same arguments give the same predictions on the same machine. All randomness comes from
+    ``seed``; torch's global generators are left as they were found.
+
+    Args:
+        added: uint8 [M, S, S, 3] and int64 [M], each label in 0..C-1; M may be 0.
+        device: as torch names it; ``cuda`` computes in bfloat16 where that is safe.
+        progress: told ``("train", step, steps)``.
+
+    Raises:
+        RuntimeError: the test split was read before.
+        ConfigError, DataError: the classifier's model cannot be made.
+    """
+    started = time.perf_counter()
+    told = progress or (lambda what, done, total: None)
+    with _seeded(seed):
+        fitted = _fit(spec, _data(split, added), upstream, seed, torch.device(device), told)
+        predictions = _predict(fitted, split.test.read())
+    seconds = time.perf_counter() - started
+    return Judgement(predictions, fitted.val_value, fitted.selected, seconds)
+
+
+def _fit(
+    spec: ClassifierSpec,
+    data: Data,
+    upstream: Upstream,
+    seed: int,
+    device: torch.device,
+    progress: Progress,
+) -> Fitted:
+    match spec:
+        case ScratchSpec():
+            return scratch.fit(spec, data, seed, device, progress)
+        case ProbeSpec():
+            return probe.fit(spec, data, upstream, seed, device, progress)
+        case FinetuneSpec():
+            return finetune.fit(spec, data, upstream, seed, device, progress)
+
+
+def _data(split: Split, added: tuple[np.ndarray, np.ndarray]) -> Data:
+    """All of the split but its test images."""
+    card = split.task.card
+    real = Labelled(split.shots.pixels(), split.shots.labels)
+    pixels, labels = added
+    if not len(labels):  # whatever shape nothing has
+        pixels = np.zeros((0, *real.pixels.shape[1:]), np.uint8)
+    return Data(
+        real=real,
+        added=Labelled(pixels, np.asarray(labels, np.int64)),
+        val=Labelled(split.val.pixels(), split.val.labels),
+        n_classes=len(card.classes),
+        flip=card.flip,
+    )
+
+
+def _predict(fitted: Fitted, test: ImageSet) -> np.ndarray:
+    """Chunk by chunk: a test split may be larger than memory."""
+    chunks = np.array_split(np.arange(len(test)), -(-len(test) // _TEST_CHUNK))
+    return np.concatenate([fitted.predict(test.pixels(rows)) for rows in chunks])
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Initial weights and dropout draw from torch's global generators: seeded here, and put back
+    afterwards. cuDNN is held to its deterministic algorithms."""
+    gpus = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
+    with (
+        torch.random.fork_rng(devices=list(gpus)),
+        torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True),
+    ):
+        torch.manual_seed(seed)
+        yield

@@ -1,0 +1,262 @@
+"""The image ledger: what a method yielded, checked, counted and described row by row.
+
+The classifier is trained on the accepted rows and on nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import asdict, fields
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from benchmark.contract import Images, Provenance
+from benchmark.data import ImageSet, Split
+from benchmark.errors import MethodError
+from benchmark.imaging import perceptual_hash, pixel_hash
+from benchmark.protocol import BudgetSpec
+from benchmark.records import check
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from benchmark.upstream.encoder import Encoder
+
+_ORIGINS = ("generated", "retrieved", "real", "transformed")
+_DECIMALS = 6  # of similarities: what two machines agree on
+_TEST_COLUMNS = ("nearest_test_id", "nearest_test_similarity")
+
+
+class Ledger:
+    """The images of one trial, in the order they were yielded.
+
+    Args:
+        method: its label, for messages.
+        split: names the classes, the image size and the images that may be parents.
+        budget: caps the images per class.
+    """
+
+    def __init__(self, method: str, split: Split, budget: BudgetSpec) -> None:
+        self.method, self.cap = method, budget.images_per_class
+        self.size = split.task.card.image_size
+        self.classes = [entry.name for entry in split.task.classes]
+        self._known = {*split.shots.ids, *split.reserve.ids}
+        self._rows: list[tuple[dict[str, Any], np.ndarray]] = []
+        self._counts: Counter[int] = Counter()
+        self._batches = 0
+
+    @property
+    def count(self) -> int:
+        """Images accepted so far."""
+        return self._counts.total()
+
+    @property
+    def full(self) -> bool:
+        """Whether every class holds as many images as the budget allows."""
+        return all(self._counts[label] >= self.cap for label in range(len(self.classes)))
+
+    def add(self, images: Images) -> None:
+        """Appends a batch. An image beyond its class's cap is written down as rejected; a batch
+        is taken whole or, where it breaks the contract, not at all.
+
+        Raises:
+            MethodError: naming the method, the batch, what was expected and what came.
+        """
+        where = f"method {self.method!r}, batch {self._batches}"
+        if not isinstance(images, Images):
+            raise MethodError(f"{where}: expected benchmark.Images, got {_kind(images)}")
+        pixels = _checked_pixels(images.pixels, self.size, where)
+        labels = _checked_labels(images.labels, len(pixels), len(self.classes), where)
+        told = self._checked_provenance(images.provenance, len(pixels), where)
+        counts = self._counts.copy()
+        rows: list[tuple[dict[str, Any], np.ndarray]] = []
+        for image, label, provenance in zip(pixels, labels, told, strict=True):
+            accepted = counts[label] < self.cap
+            counts[label] += accepted
+            index = len(self._rows) + len(rows)
+            rows.append((self._row(index, image, label, provenance, accepted), image))
+        self._rows += rows
+        self._counts = counts
+        self._batches += 1
+
+    def frame(self) -> pd.DataFrame:
+        """The rows as the table ``ledger`` of ``benchmark.records``; ``nearest_test_*`` are
+        empty until ``nearest_test`` fills them."""
+        import pandas as pd
+
+        from benchmark.records import tables
+
+        columns = list(tables()["ledger"].columns)
+        frame = pd.DataFrame([row for row, _ in self._rows], columns=columns)
+        checked: pd.DataFrame = check("ledger", frame, f"ledger of {self.method!r}")
+        return checked
+
+    def accepted(self) -> tuple[np.ndarray, np.ndarray]:
+        """uint8 [M, S, S, 3] and int64 [M]: what the classifier may see, in ledger order."""
+        kept = [(image, row["label"]) for row, image in self._rows if row["accepted"]]
+        pixels = np.zeros((len(kept), self.size, self.size, 3), np.uint8)
+        for index, (image, _) in enumerate(kept):
+            pixels[index] = image
+        return pixels, np.array([label for _, label in kept], np.int64)
+
+    def _row(
+        self, index: int, image: np.ndarray, label: int, provenance: Provenance, accepted: bool
+    ) -> dict[str, Any]:
+        facts = asdict(provenance)
+        for name, kind, *_ in _LIMITS:  # numpy's numbers as Python's
+            facts[name] = None if facts[name] is None else kind(facts[name])
+        facts["parents"] = json.dumps(list(provenance.parents), ensure_ascii=False)
+        if provenance.similarity is not None:
+            facts["similarity"] = round(float(provenance.similarity), _DECIMALS)
+        return {
+            "index": index,
+            "label": label,
+            "class_name": self.classes[label],
+            "sha256": pixel_hash(image),
+            "phash": perceptual_hash(image),
+            **facts,
+            "accepted": accepted,
+            "reason": "" if accepted else f"beyond {self.cap} images of its class",
+            **dict.fromkeys(_TEST_COLUMNS),
+        }
+
+    def _checked_provenance(self, given: Any, count: int, where: str) -> list[Provenance]:
+        told = list(given) if _is_sequence(given) else [given]
+        for row, provenance in enumerate(told):
+            if not isinstance(provenance, Provenance):
+                raise MethodError(
+                    f"{where}: provenance[{row}]: expected benchmark.Provenance, "
+                    f"got {_kind(provenance)}"
+                )
+        if len(told) != count:
+            raise MethodError(f"{where}: {count} images but {len(told)} rows of provenance")
+        for row, provenance in enumerate(told):
+            if fault := self._fault(provenance):
+                raise MethodError(f"{where}: provenance[{row}].{fault}")
+        return told
+
+    def _fault(self, told: Provenance) -> str:
+        """What is wrong with one row of provenance: '' where nothing is."""
+        if told.origin not in _ORIGINS:
+            return f"origin: expected one of {', '.join(_ORIGINS)}, got {told.origin!r}"
+        if not isinstance(told.source, str) or not told.source:
+            return f"source: expected a name, got {told.source!r}"
+        for name, kind, low, high in _LIMITS:
+            value = getattr(told, name)
+            if value is not None and not _is_within(value, kind, low, high):
+                what = "a text" if kind is str else f"a number in {low}..{high}"
+                return f"{name}: expected None or {what}, got {value!r}"
+        if not isinstance(told.parents, tuple | list):
+            return f"parents: expected ids, got {told.parents!r}"
+        for parent in told.parents:
+            if parent not in self._known and parent != told.corpus_id:
+                return (
+                    f"parents: {parent!r} is not a shot (nor, for an oracle, of the reserve), "
+                    "and not the image that corpus_id names"
+                )
+        return ""
+
+
+# field, type, smallest, largest
+_LIMITS: tuple[tuple[str, type, float, float], ...] = (
+    ("prompt", str, 0, 0),
+    ("corpus_id", str, 0, 0),
+    ("licence", str, 0, 0),
+    ("seed", int, 0, 2**63 - 1),
+    ("nfe", int, 0, 2**63 - 1),
+    ("rank", int, 0, 2**63 - 1),
+    ("guidance_scale", float, 0, 1e6),
+    ("similarity", float, -1.001, 1.001),
+)
+assert {name for name, *_ in _LIMITS} | {"origin", "source", "parents"} == {
+    entry.name for entry in fields(Provenance)
+}
+
+
+def nearest_test(
+    frame: pd.DataFrame, pixels: np.ndarray, test: ImageSet, encoder: Encoder
+) -> pd.DataFrame:
+    """``frame`` with the test image nearest to each accepted image: its id and the cosine of
+    the encoder's features, -1..1. Rejected images have none.
+
+    Args:
+        frame: as ``Ledger.frame`` returns it.
+        pixels: uint8 [M, S, S, 3], the accepted images in ledger order.
+        test: the test images.
+    """
+    from benchmark.upstream.features import remembered
+    from benchmark.upstream.index import ExactIndex
+
+    frame = frame.copy()
+    if len(pixels):
+        index = ExactIndex(remembered(test.pixels(), encoder))
+        similarity, rows = index.search(encoder.encode_images(pixels), 1)
+        accepted = frame["accepted"].to_numpy(bool)
+        frame.loc[accepted, "nearest_test_id"] = [test.ids[row] for row in rows[:, 0].tolist()]
+        # through float64: a float32 has digits of its own behind the sixth decimal
+        rounded = np.round(similarity[:, 0].numpy().astype(float), _DECIMALS)
+        frame.loc[accepted, "nearest_test_similarity"] = rounded
+    checked: pd.DataFrame = check("ledger", frame, "ledger")
+    return checked
+
+
+def _checked_pixels(given: Any, size: int, where: str) -> np.ndarray:
+    """uint8 [B, S, S, 3] from what the contract allows."""
+    if not isinstance(given, np.ndarray):
+        raise MethodError(f"{where}: pixels: expected a numpy array, got {_kind(given)}")
+    if given.ndim != 4 or given.shape[1:] != (size, size, 3):
+        raise MethodError(
+            f"{where}: pixels: expected shape [B, {size}, {size}, 3], got {list(given.shape)}"
+        )
+    if given.dtype == np.uint8:
+        return given.copy()  # the method may write into its array again
+    if given.dtype.kind != "f":
+        raise MethodError(
+            f"{where}: pixels: expected uint8 0..255 or float 0..1, got {given.dtype}"
+        )
+    if not np.isfinite(given).all():
+        raise MethodError(f"{where}: pixels: a value is not finite (NaN or infinite)")
+    if given.size and (given.min() < 0 or given.max() > 1):
+        raise MethodError(
+            f"{where}: pixels: expected float in 0..1, got {given.min():.4g}..{given.max():.4g}"
+        )
+    whole: np.ndarray = np.round(given.astype(np.float64) * 255).astype(np.uint8)
+    return whole
+
+
+def _checked_labels(given: Any, count: int, n_classes: int, where: str) -> list[int]:
+    """Python integers in 0..C-1, one per image."""
+    if not _is_sequence(given):
+        raise MethodError(f"{where}: labels: expected {count} integers, got {_kind(given)}")
+    labels = list(given)
+    if len(labels) != count:
+        raise MethodError(f"{where}: {count} images but {len(labels)} labels")
+    for row, label in enumerate(labels):
+        if not _is_within(label, int, 0, n_classes - 1):
+            raise MethodError(
+                f"{where}: labels[{row}]: expected an integer in 0..{n_classes - 1}, got {label!r}"
+            )
+    return [int(label) for label in labels]
+
+
+def _is_within(value: Any, kind: type, low: float, high: float) -> bool:
+    """Whether a value is of this kind and, for numbers, in range (so not NaN)."""
+    if kind is str:
+        return isinstance(value, str)
+    allowed = (int, np.integer) if kind is int else (int, float, np.integer, np.floating)
+    if not isinstance(value, allowed) or isinstance(value, bool):
+        return False
+    return bool(low <= value <= high)
+
+
+def _is_sequence(value: Any) -> bool:
+    return isinstance(value, list | tuple | range) or (
+        isinstance(value, np.ndarray) and value.ndim == 1
+    )
+
+
+def _kind(value: Any) -> str:
+    kind = type(value)
+    return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"

@@ -1,0 +1,372 @@
+"""The budget as an object that counts: FLOPs, denoiser evaluations (NFE), images, seconds.
+
+FLOPs are counted, not timed: once per model and input shape on the ``meta`` device, then added
+per call, so they are exact (a multiply-add is 2) and the same on every machine. A count is
+charged before the work, so a cap is reached but never overspent.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+from weakref import WeakKeyDictionary
+
+from benchmark.errors import BudgetStop
+from benchmark.protocol import BudgetSpec
+from benchmark.records import Spend
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+Unit = Literal["tflops", "nfe", "seconds"]
+DEFAULT_PHASE = "augment"
+
+
+@dataclass
+class _Tally:
+    """What one phase used; FLOPs as an integer, so that sums are exact."""
+
+    flops: int = 0
+    nfe: int = 0
+    images: int = 0
+    seconds: float = 0.0
+
+    def spend(self) -> Spend:
+        return Spend(
+            tflops=self.flops / 1e12, nfe=self.nfe, images=self.images, seconds=self.seconds
+        )
+
+
+class Meter:
+    """What one trial may use, and has used, phase by phase.
+
+    The clock runs inside ``alarm`` and ``phase``; what lies inside ``paused`` is free.
+
+    Attributes:
+        budget: the caps. ``images_per_class`` is kept by the image ledger, not here.
+        n_classes: number of classes of the task.
+    """
+
+    def __init__(self, budget: BudgetSpec, n_classes: int) -> None:
+        self.budget, self.n_classes = budget, n_classes
+        self._tallies: dict[str, _Tally] = {}
+        self._phases: list[str | None] = []  # innermost last; None while paused
+        self._since = 0.0
+        self._armed = False
+        _reset_peak_memory()
+
+    def charge(self, flops: int = 0, nfe: int = 0, images: int = 0) -> None:
+        """Adds to the innermost phase what is about to be done.
+
+        Args:
+            flops: floating-point operations, 2 per multiply-add.
+            nfe: evaluations of the denoiser for one image; a step with classifier-free
+                guidance is two, an evaluation of a batch of B rows is B.
+            images: images generated or fetched, for information.
+
+        Raises:
+            BudgetStop: it would exceed the cap (nothing is added then), or time is over.
+        """
+        if self._is_paused:
+            return
+        used, caps = self._sum(), self.budget
+        over = {
+            "tflops": used.flops + flops > caps.tflops * 1e12,
+            "nfe": used.nfe + nfe > caps.nfe,
+            "seconds": used.seconds > caps.seconds,
+        }
+        for unit, is_over in over.items():
+            if is_over:
+                raise BudgetStop(unit, getattr(used.spend(), unit), getattr(caps, unit))
+        tally = self._tally(self._phases[-1] if self._phases else None)
+        tally.flops += int(flops)
+        tally.nfe += nfe
+        tally.images += images
+
+    def left(self, unit: Unit) -> float:
+        """What remains of a cap; negative only for seconds."""
+        return float(getattr(self.budget, unit) - getattr(self.total(), unit))
+
+    def spent(self) -> dict[str, Spend]:
+        """What each phase used so far."""
+        self._tick()
+        return {name: tally.spend() for name, tally in self._tallies.items()}
+
+    def total(self) -> Spend:
+        """What all phases used so far."""
+        return self._sum().spend()
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Charges to ``name`` (``fit``, ``generate``, ``retrieve``, ``filter``) what happens
+        inside. Phases nest; the innermost is charged."""
+        with self._entered(name):
+            yield
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Off the clock: nothing inside is charged, timed or interrupted."""
+        with self._entered(None):
+            if self._armed:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            try:
+                yield
+            finally:
+                if self._armed and self._phases.count(None) == 1:
+                    self._set_timer()
+
+    @contextmanager
+    def alarm(self) -> Iterator[None]:
+        """Runs the clock, and ends what is inside when the seconds are used up, even where it
+        never calls the meter: SIGALRM raises in the main thread, again every second after, so
+        a method that swallows it is hit again. Elsewhere (other threads, Windows) ``charge``
+        alone stops it.
+
+        Raises:
+            BudgetStop: the seconds are used up.
+        """
+        with self._entered(DEFAULT_PHASE):
+            in_main_thread = threading.current_thread() is threading.main_thread()
+            if not (in_main_thread and hasattr(signal, "SIGALRM")):
+                yield
+                return
+            previous = signal.signal(signal.SIGALRM, self._ring)
+            try:
+                self._armed = True
+                self._set_timer()
+                try:
+                    yield
+                finally:
+                    self._armed = False  # a signal already on its way is ignored from here on
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+                signal.signal(signal.SIGALRM, previous)
+
+    @property
+    def peak_memory_mb(self) -> float:
+        """Largest resident memory of this process since the meter was made, in MiB (where the
+        system cannot reset it: since the process started)."""
+        with suppress(OSError, StopIteration):
+            lines = Path("/proc/self/status").read_text().splitlines()
+            peak = next(line for line in lines if line.startswith("VmHWM"))
+            return int(peak.split()[1]) / 1024
+        import resource
+
+        unit = 1024**2 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+
+    @property
+    def peak_gpu_memory_mb(self) -> float:
+        """Largest memory that torch allocated on one CUDA device since then, in MiB."""
+        if not (torch := _torch_with_cuda()):
+            return 0.0
+        devices = range(torch.cuda.device_count())
+        return float(max(torch.cuda.max_memory_allocated(device) for device in devices)) / 1024**2
+
+    @property
+    def _is_paused(self) -> bool:
+        return None in self._phases
+
+    def _sum(self) -> _Tally:
+        self._tick()
+        tallies = self._tallies.values()
+        return _Tally(
+            sum(tally.flops for tally in tallies),
+            sum(tally.nfe for tally in tallies),
+            sum(tally.images for tally in tallies),
+            sum(tally.seconds for tally in tallies),
+        )
+
+    def _tally(self, name: str | None) -> _Tally:
+        return self._tallies.setdefault(name or DEFAULT_PHASE, _Tally())
+
+    def _tick(self) -> None:
+        """Charges the time since the last tick to the innermost phase."""
+        now = time.perf_counter()
+        if self._phases and not self._is_paused:
+            self._tally(self._phases[-1]).seconds += now - self._since
+        self._since = now
+
+    @contextmanager
+    def _entered(self, name: str | None) -> Iterator[None]:
+        depth = len(self._phases)
+        self._tick()
+        self._phases.append(name)
+        try:
+            yield
+        finally:
+            self._tick()
+            del self._phases[depth:]  # also what an abandoned generator left on top
+
+    def _set_timer(self) -> None:
+        signal.setitimer(signal.ITIMER_REAL, max(self.left("seconds"), 1e-3), 1.0)
+
+    def _ring(self, *_: object) -> None:
+        if self._armed and not self._is_paused and self.left("seconds") <= 0:
+            raise BudgetStop("seconds", self.total().seconds, self.budget.seconds)
+
+
+def watch(module: nn.Module, meter_of: Callable[[], Meter | None], denoiser: bool = False) -> Any:
+    """Charges every forward pass of ``module`` to the meter that ``meter_of`` returns (None:
+    nothing is charged). Where gradients are on and something requires one, the backward pass is
+    charged with it. A copy of the module is watched too.
+
+    Args:
+        denoiser: its calls count as NFE, one per row of the first tensor given to it.
+
+    Returns:
+        A handle; ``handle.remove()`` ends it.
+    """
+
+    def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        meter = meter_of()
+        if meter is None:
+            return
+        import torch
+
+        tensors = _tensors((args, kwargs))
+        train = torch.is_grad_enabled() and any(
+            tensor.requires_grad for tensor in [*tensors, *module.parameters()]
+        )
+        rows = next(len(tensor) for tensor in tensors if tensor.ndim) if denoiser else 0
+        meter.charge(flops=count_flops(module, args, kwargs, train), nfe=rows)
+
+    return module.register_forward_pre_hook(before, with_kwargs=True)
+
+
+def count_flops(
+    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], train: bool
+) -> int:
+    """FLOPs of ``module(*args, **kwargs)``, a multiply-add being 2.
+
+    Counted without computing anything, on copies of weights and inputs on the ``meta`` device
+    (on the CPU, torch's counter does not know the fused attention and would count it as 0), and
+    remembered per module, shapes and parameters. A module that cannot run there, because its
+    control flow depends on data, is run once more on its own device with the unfused attention.
+    Random generators, buffers and gradients are left as they were, and no hook is called.
+
+    Args:
+        train: count the backward pass as well, for weights and inputs that require gradients.
+
+    Raises:
+        Exception: whatever the module itself raises for these inputs.
+    """
+    known = _counts.setdefault(module, {})
+    key = (train, module.training, *_signature(module), *_shapes((args, kwargs)))
+    if key not in known:
+        import torch
+
+        tensors = [*_tensors((args, kwargs)), *module.parameters()]
+        devices = {tensor.device for tensor in tensors if tensor.is_cuda}
+        with _without_hooks(module), torch.random.fork_rng(devices):
+            try:
+                known[key] = _count(module, args, kwargs, train, _on_meta)
+            except Exception:  # whatever it is: what the module really raises is raised below
+                known[key] = _count(module, args, kwargs, train, _with_data)
+    return known[key]
+
+
+_counts: WeakKeyDictionary[nn.Module, dict[Hashable, int]] = WeakKeyDictionary()
+
+
+def _count(
+    module: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    train: bool,
+    alias: Callable[[Tensor], Tensor],
+) -> int:
+    import torch
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.utils._pytree import tree_map_only
+    from torch.utils.flop_counter import FlopCounterMode
+
+    def copied(tensor: Tensor) -> Tensor:
+        return alias(tensor).requires_grad_(train and tensor.requires_grad)
+
+    state = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    state = {name: copied(tensor) for name, tensor in state.items()}
+    args, kwargs = tree_map_only(torch.Tensor, copied, (args, kwargs))
+    counter = FlopCounterMode(display=False)
+    with counter, sdpa_kernel(SDPBackend.MATH), torch.set_grad_enabled(train):
+        out = torch.func.functional_call(module, state, args, kwargs)
+        if train:
+            torch.autograd.backward([leaf.sum() for leaf in _tensors(out) if leaf.requires_grad])
+    return int(counter.get_total_flops())
+
+
+@contextmanager
+def _without_hooks(module: nn.Module) -> Iterator[None]:
+    """Hooks, ours and others', belong to real passes only."""
+    kinds = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
+    held = [(part, kind, getattr(part, kind)) for part in module.modules() for kind in kinds]
+    try:
+        for part, kind, hooks in held:
+            setattr(part, kind, type(hooks)())
+        yield
+    finally:
+        for part, kind, hooks in held:
+            setattr(part, kind, hooks)
+
+
+def _on_meta(tensor: Tensor) -> Tensor:
+    """The same shape without data; single precision, since precision does not change a count
+    and mixed ones would need autocast, which ``meta`` has not."""
+    import torch
+
+    dtype = torch.float32 if tensor.is_floating_point() else tensor.dtype
+    return torch.empty_like(tensor, dtype=dtype, device="meta")
+
+
+def _with_data(tensor: Tensor) -> Tensor:
+    """A copy: the module may write to its buffers, and gradients must not reach its weights."""
+    return tensor.detach().clone()
+
+
+def _signature(module: nn.Module) -> Iterator[Hashable]:
+    """Changes when layers are added, such as adapters, or frozen."""
+    for parameter in module.parameters():
+        yield parameter.shape, parameter.requires_grad
+
+
+def _shapes(tree: Any) -> Iterator[Hashable]:
+    """The shapes of tensors, switches by value, the types of all else: a time step does not
+    change a count."""
+    import torch
+    from torch.utils._pytree import tree_flatten
+
+    leaves, structure = tree_flatten(tree)
+    yield repr(structure)
+    for leaf in leaves:
+        if isinstance(leaf, torch.Tensor):
+            yield leaf.shape, leaf.is_floating_point(), leaf.requires_grad
+        else:
+            yield leaf if isinstance(leaf, bool | str | None) else type(leaf).__qualname__
+
+
+def _tensors(tree: Any) -> list[Tensor]:
+    import torch
+    from torch.utils._pytree import tree_leaves
+
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor)]
+
+
+def _torch_with_cuda() -> Any:
+    """torch, where it is loaded and has used CUDA."""
+    torch = sys.modules.get("torch")
+    return torch if torch is not None and torch.cuda.is_initialized() else None
+
+
+def _reset_peak_memory() -> None:
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM (Linux, proc(5))
+    if torch := _torch_with_cuda():
+        for device in range(torch.cuda.device_count()):
+            torch.cuda.reset_peak_memory_stats(device)

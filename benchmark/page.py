@@ -1,0 +1,291 @@
+"""The leaderboard: one self-contained page made of validated records.
+
+``build_site`` writes ``index.html`` (style, script, charts and images inside; no network), and
+beside it the rows it was made of as ``records.csv`` and ``records.json``. The same records give
+the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import fmean
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from benchmark import charts
+from benchmark.board import (
+    Board,
+    Contest,
+    Note,
+    Row,
+    Section,
+    best_of,
+    interval,
+    order_rows,
+    points,
+)
+from benchmark.errors import StorageError
+from benchmark.gallery import NEAR_TEST, Gallery, build_galleries
+from benchmark.protocol import load_protocol
+from benchmark.records import Record, records_frame
+from benchmark.registry import Registry, load_registry
+from benchmark.root import site_files
+from benchmark.statistics import Cell, Estimate, Line, Summary, paired_difference, summarise
+from benchmark.store import read_results
+
+_CAPS = {"tflops": "TFLOPs", "nfe": "NFE", "seconds": "seconds"}
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A section with its charts (inline SVG; "" where there is nothing to draw) and its axis."""
+
+    section: Section
+    gains: Markup
+    compute: Markup
+    axis: tuple[float, float]
+
+
+def build_site(results: Path, root: Path, out: Path, date: str | None = None) -> Path:
+    """Writes the page, and returns its path.
+
+    Args:
+        results: the results folder; one that is missing or empty gives a page that says how to
+            make results.
+        root: holds ``bench.toml``, tasks and methods, for titles and real shots.
+        out: folder of ``index.html``, ``records.csv`` and ``records.json``; made if missing.
+        date: ISO 8601, shown on the page; default: of the newest record.
+
+    Raises:
+        RecordError: a record does not validate.
+        ConfigError: ``bench.toml`` does not validate.
+        StorageError: ``out`` cannot be written.
+    """
+    protocol = load_protocol(root)
+    registry = load_registry(root, protocol)
+    stored = read_results(results) if results.is_dir() else []
+    scored = [item for item in stored if item.record.value is not None]
+    cells = [Cell.of(item.record, item.predictions()) for item in scored]
+    records = [item.record for item in stored]
+    board = build_board(
+        records,
+        summarise(cells),
+        registry,
+        protocol.defaults.control,
+        lambda first, second: paired_difference(cells, first, second),
+    )
+    galleries = build_galleries(scored, registry, root, protocol.defaults.budget)
+    texts = {"index.html": render(board, galleries, date or board.date)}
+    if records:
+        rows = [record.model_dump(mode="json") for record in records]
+        texts["records.json"] = json.dumps(rows, indent=1, sort_keys=True) + "\n"
+        texts["records.csv"] = records_frame(records).to_csv(index=False)
+    return _write(out, texts)
+
+
+def render(board: Board, galleries: Sequence[Gallery], date: str) -> str:
+    """The page as text, from plain data."""
+    folder = site_files()
+    environment = Environment(
+        loader=FileSystemLoader(folder / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "points": points,
+        "interval": interval,
+        "percent": _percent,
+        "quantity": _quantity,
+        "anchor": _anchor,
+    }
+    environment.globals |= {
+        "glyph": lambda family: Markup(charts.glyph(family)),
+        "words": lambda family: charts.look(family).words,
+        "whisker": lambda gain, family, axis: Markup(charts.whisker(gain, family, axis)),
+    }
+    rows = [row for section in board.sections for row in section.rows]
+    text = environment.get_template("page.html.j2").render(
+        board=board,
+        figures=_figures(board),
+        galleries=galleries,
+        near_test=NEAR_TEST,
+        date=date,
+        families=[family for family in charts.LOOKS if any(row.family == family for row in rows)],
+        style=Markup((folder / "static" / "page.css").read_text(encoding="utf-8")),
+        script=Markup((folder / "static" / "page.js").read_text(encoding="utf-8")),
+    )
+    return text + "\n"
+
+
+def build_board(
+    records: Sequence[Record],
+    summary: Summary,
+    registry: Registry,
+    control: str,
+    difference: Callable[[Line, Line], Estimate | None],
+) -> Board:
+    """The board of a set of records.
+
+    Args:
+        records: all rows, those without a score too.
+        summary: of the same rows.
+        registry: for titles; entries that are no longer registered keep their names.
+        control: name of the method that gains are paired with.
+        difference: paired accuracy of the first minus the second, None where they share no seed.
+    """
+    lines = {(_contest(line), line.method): line for line in summary.lines}
+    left_out = {record.record_id: why for record, why in summary.left_out}
+    found: dict[Contest, dict[str, list[Record]]] = defaultdict(lambda: defaultdict(list))
+    for record in records:
+        found[_contest(record)][record.method].append(record)
+    sections = []
+    for contest, methods in found.items():
+        mine = {method: lines.get((contest, method)) for method in methods}
+        rows = order_rows(
+            _row(group, mine[method], registry, _notes(group, left_out))
+            for method, group in methods.items()
+        )
+        sections.append(_section(contest, rows, mine, registry, difference))
+    order = list(registry.tasks)
+    sections.sort(key=lambda section: _place(section.contest, order, records))
+    created = [record.created for record in records]
+    return Board(
+        tuple(sections),
+        max(created)[:10] if created else "",
+        len(records),
+        sum(record.value is not None for record in records),
+        len({record.seed for record in records}),
+        _title(registry, control, control),
+    )
+
+
+def _section(
+    contest: Contest,
+    rows: tuple[Row, ...],
+    lines: Mapping[str, Line | None],
+    registry: Registry,
+    difference: Callable[[Line, Line], Estimate | None],
+) -> Section:
+    task = registry.tasks.get(contest.task)
+    title = task.card.title if task else contest.task
+    best = [best_of(rows, side) for side in ("retrieval", "generation")]
+    first, second = (lines[row.method] if row else None for row in best)
+    paired = difference(first, second) if first and second else None
+    return Section(contest, title, rows, paired)
+
+
+def _contest(row: Record | Line) -> Contest:
+    return Contest(row.task, row.upstream, row.budget, row.classifier)
+
+
+def _row(
+    records: Sequence[Record], line: Line | None, registry: Registry, notes: tuple[Note, ...]
+) -> Row:
+    first = records[0]
+    entry = registry.methods.get(first.method_name)
+    row = Row(
+        method=first.method,
+        title=_title(registry, first.method_name, first.method),
+        family=first.family,
+        paper=entry.facts.paper if entry else "",
+        citation=entry.facts.citation if entry else "",
+        notes=notes,
+    )
+    if line is None:
+        return row
+    return replace(
+        row,
+        control=line.is_control,
+        accuracy=line.accuracy,
+        gain=line.gain,
+        rank=line.rank,
+        images_per_class=line.images / first.n_classes,
+        tflops=line.tflops,
+        nfe=line.nfe,
+        seconds=line.seconds,
+        memory_mb=fmean(record.peak_memory_mb for record in line.records),
+        seeds=line.accuracy.n_seeds,
+    )
+
+
+def _title(registry: Registry, name: str, label: str) -> str:
+    """A method's title, with the changed parameters of its label."""
+    entry = registry.methods.get(name)
+    return f"{entry.facts.title}{label.removeprefix(name)}" if entry else label
+
+
+def _notes(records: Sequence[Record], left_out: Mapping[str, str]) -> tuple[Note, ...]:
+    told: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for record in sorted(records, key=lambda record: record.seed):
+        if record.status in ("failed", "skipped"):
+            told[record.status, record.reason].append(record.seed)
+        elif why := left_out.get(record.record_id):
+            told["left out", why].append(record.seed)
+        elif record.cap == "images":
+            told["capped", "yielded more images than the budget holds"].append(record.seed)
+        elif record.cap:
+            told["capped", f"stopped at its budget of {_CAPS[record.cap]}"].append(record.seed)
+    return tuple(Note(what, why, tuple(seeds)) for (what, why), seeds in told.items())
+
+
+def _place(contest: Contest, order: list[str], records: Sequence[Record]) -> tuple[object, ...]:
+    """Tasks as they are registered, budgets by their size, the rest by name."""
+    caps = {record.budget: record.images_per_class_cap for record in records}
+    task = order.index(contest.task) if contest.task in order else len(order)
+    return (
+        task,
+        contest.task,
+        contest.upstream,
+        caps[contest.budget],
+        contest.budget,
+        contest.classifier,
+    )
+
+
+def _figures(board: Board) -> list[Figure]:
+    """Charts of the same upstream, budget and classifier share one axis, to be compared."""
+    figures = []
+    for section in board.sections:
+        alike = [other for other in board.sections if other.contest[1:] == section.contest[1:]]
+        axis = charts.reach(row for other in alike for row in other.rows)
+        drawn = Markup(charts.gains(section, axis)), Markup(charts.compute(section, axis))
+        figures.append(Figure(section, *drawn, axis))
+    return figures
+
+
+def _percent(value: float) -> str:
+    """0..1 as a percentage with one decimal, without its sign."""
+    return f"{100 * value:.1f}"
+
+
+def _quantity(value: float) -> str:
+    """A count or an amount, three digits where they are not whole: 12,345 or 0.0213."""
+    if value == 0:
+        return "0"
+    return f"{value:,.0f}" if value >= 100 or value == round(value) else f"{value:.3g}"
+
+
+def _anchor(text: str) -> str:
+    """An id for links: letters, digits and hyphens."""
+    return "".join(letter if letter.isalnum() else "-" for letter in text.lower()).strip("-")
+
+
+def _write(out: Path, texts: dict[str, str]) -> Path:
+    """Every file under a temporary name first: a reader never sees half a page."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for name, text in texts.items():
+            temporary = out / f".tmp-{name}"
+            temporary.write_text(text, encoding="utf-8", newline="\n")
+            os.replace(temporary, out / name)
+    except OSError as error:
+        raise StorageError(f"{out}: {error.strerror or error}") from None
+    return out / "index.html"

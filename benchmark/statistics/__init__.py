@@ -1,0 +1,25 @@
+"""What the results show, and what so few seeds cannot show."""
+
+from benchmark.statistics.estimates import (
+    Estimate,
+    PairedTest,
+    holm,
+    interval,
+    paired_gain,
+    paired_test,
+)
+from benchmark.statistics.summary import Cell, Line, Summary, paired_difference, summarise
+
+__all__ = [
+    "Cell",
+    "Estimate",
+    "Line",
+    "PairedTest",
+    "Summary",
+    "holm",
+    "interval",
+    "paired_difference",
+    "paired_gain",
+    "paired_test",
+    "summarise",
+]

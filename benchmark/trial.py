@@ -1,0 +1,358 @@
+"""One trial: a method makes images for a task under a budget, classifiers judge them.
+
+    split -> method (shots, upstream, meter) -> ledger -> classifier -> record
+
+The two halves are separate so that one set of images is judged by several classifiers. This is
+the one place where task, method, upstream, budget and classifier meet.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from benchmark.cards import Task
+from benchmark.data import Split, load_split
+from benchmark.errors import BenchError, BudgetStop, MethodError, Unavailable
+from benchmark.fingerprint import upstream_hash
+from benchmark.protocol import PROTOCOL_VERSION, Protocol
+from benchmark.records import Environment, Record, Spend, Status, canonical_hash, table_hash
+from benchmark.registry import MethodCall, Registry
+from benchmark.store import Augmented
+
+if TYPE_CHECKING:
+    from benchmark.meter import Meter
+    from benchmark.upstream import Upstream
+
+# (what, done, total): what is being counted, e.g. ("augment", 120, 500)
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """task x method x upstream x budget x seed, everything resolved.
+
+    ``id`` is the hash of all that decides the images; ``record_id`` adds the classifier.
+    """
+
+    task: Task
+    call: MethodCall
+    upstream: str
+    budget: str
+    seed: int
+    protocol: Protocol
+    root: Path
+
+    @cached_property
+    def split(self) -> Split:
+        """The few-shot split of this seed; raises ``DataError``."""
+        key = (self.task.hash, self.seed, self.root)
+        if key not in _splits:
+            _splits[key] = load_split(self.task, self.seed, self.root)
+        return _splits[key]
+
+    @cached_property
+    def upstream_hash(self) -> str:
+        """Content hash of corpus, encoder and generator; raises ``DataError``."""
+        return upstream_hash(self.protocol.pick("upstream", self.upstream), self.root)
+
+    @cached_property
+    def id(self) -> str:
+        """sha256 of the resolved configuration."""
+        return canonical_hash(
+            {
+                "protocol": PROTOCOL_VERSION,
+                "task": [self.task.name, self.task.hash, self.split.hash],
+                "method": [self.call.method.name, self.call.method.hash],
+                "params": self.call.params.model_dump(mode="json"),
+                "upstream": [self.upstream, self.upstream_hash],
+                "budget": [
+                    self.budget,
+                    self.protocol.pick("budget", self.budget).model_dump(mode="json"),
+                ],
+                "seed": self.seed,
+            }
+        )
+
+    def classifier_hash(self, classifier: str) -> str:
+        """sha256 of the classifier's resolved recipe."""
+        spec = self.protocol.pick("classifier", classifier)
+        return canonical_hash([classifier, spec.model_dump(mode="json")])
+
+    def record_id(self, classifier: str) -> str:
+        """The identity of the row this trial leaves for one classifier."""
+        return canonical_hash([self.id, self.classifier_hash(classifier)])
+
+    def with_call(self, call: MethodCall) -> Trial:
+        """The same cell with another method, such as its control."""
+        return Trial(
+            self.task, call, self.upstream, self.budget, self.seed, self.protocol, self.root
+        )
+
+
+# Splits are shared by all methods of a cell: drawn once per process.
+_splits: dict[tuple[str, int, Path], Split] = {}
+
+
+def augment(
+    trial: Trial, upstream: Upstream, environment: dict[str, Any], progress: Progress
+) -> Augmented:
+    """Runs the method under its budget. What it made up to a cap is kept.
+
+    Raises:
+        Unavailable: the method cannot work on this task.
+        MethodError: it broke its contract, yielded nothing, or raised.
+        BenchError: the upstream or the data is at fault.
+    """
+    from benchmark.ledger import Ledger, nearest_test
+    from benchmark.meter import Meter
+
+    budget = trial.protocol.pick("budget", trial.budget)
+    meter = Meter(budget, len(trial.task.classes))
+    ledger = Ledger(trial.call.label, trial.split, budget)
+    seed_everything(trial.seed)
+    stopped = _consume(trial, upstream, meter, ledger, progress)
+    _refuse_empty(trial, ledger, stopped)
+    frame = ledger.frame()
+    pixels, labels = ledger.accepted()
+    frame = nearest_test(frame, pixels, trial.split.test.for_contamination(), upstream.encoder)
+    rejected = int((~frame["accepted"]).sum())
+    cap = stopped.unit if stopped else ("images" if rejected else "")
+    facts = {
+        "trial_id": trial.id,
+        "status": "capped" if cap else "ok",
+        "cap": cap,
+        "reason": str(stopped) if stopped else "",
+        "phases": {name: spend.model_dump() for name, spend in meter.spent().items()},
+        "peak_memory_mb": round(meter.peak_memory_mb, 1),
+        "peak_gpu_memory_mb": round(meter.peak_gpu_memory_mb, 1),
+        "images_accepted": len(labels),
+        "images_rejected": rejected,
+        "ledger_hash": table_hash(frame),
+        "environment": environment,
+    }
+    return Augmented(facts, frame, pixels, labels)
+
+
+def _consume(
+    trial: Trial, upstream: Upstream, meter: Meter, ledger: Any, progress: Progress
+) -> BudgetStop | None:
+    """Iterates the method until it ends, the ledger is full, or a cap is reached."""
+    method, params = trial.call.method, trial.call.params
+    shots = trial.split.as_shots(with_reserve=method.facts.family == "oracle")
+    rng = np.random.default_rng([trial.seed, int(trial.task.hash[:8], 16)])
+    wanted = meter.budget.images_per_class * len(shots.classes)
+    try:
+        with upstream.metered(meter), meter.alarm():
+            made = method.augment(shots, upstream, meter, rng, params)
+            for images in made or ():
+                ledger.add(images)
+                progress("augment", min(ledger.count, wanted), wanted)
+                if ledger.full:
+                    break  # the generator is closed as it goes: its own `finally` runs
+    except BudgetStop as stop:
+        return stop
+    except (Unavailable, BenchError, MemoryError):
+        raise
+    except Exception as error:
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        raise MethodError(
+            f"method {trial.call.label!r} raised {type(error).__name__}: {error} "
+            f"({Path(where.filename).name}:{where.lineno})"
+        ) from error
+    return None
+
+
+def _refuse_empty(trial: Trial, ledger: Any, stopped: BudgetStop | None) -> None:
+    """Nothing returns empty on purpose: only a method that says so may add no image."""
+    if trial.call.method.facts.adds_images and not ledger.count:
+        when = f" before its budget ended ({stopped})" if stopped else ""
+        raise MethodError(f"method {trial.call.label!r} yielded no image{when}")
+    if not trial.call.method.facts.adds_images and ledger.count:
+        raise MethodError(
+            f"method {trial.call.label!r} yielded {ledger.count} images, "
+            "but its facts say adds_images = False"
+        )
+
+
+def classify(
+    trial: Trial,
+    classifier: str,
+    made: Augmented,
+    upstream: Upstream,
+    control_id: str,
+    progress: Progress,
+) -> tuple[Record, Any]:
+    """Trains one classifier on shots and ledger images, reads the test split once.
+
+    Returns:
+        The record and the predictions (columns ``id``, ``label``, ``prediction``).
+    """
+    import pandas as pd
+
+    from benchmark.classify import train
+
+    spec = trial.protocol.pick("classifier", classifier)
+    split = trial.split.fresh()
+    started = time.perf_counter()
+    seed_everything(trial.seed)
+    judged = train(
+        spec, split, (made.pixels, made.labels), upstream, trial.seed, upstream.device, progress
+    )
+    predictions = pd.DataFrame(
+        {
+            "id": list(split.test.ids),
+            "label": split.test.labels,
+            "prediction": judged.predictions.astype("int64"),
+        }
+    )
+    record = Record(
+        **identity(trial, classifier, control_id),
+        **score(predictions, trial),
+        **_spend(made.facts),
+        status=made.facts["status"],
+        reason=made.facts["reason"],
+        cap=made.facts["cap"],
+        val_value=judged.val_value,
+        selected=judged.selected,
+        train_seconds=round(time.perf_counter() - started, 3),
+        ledger_hash=made.facts["ledger_hash"],
+        predictions_hash=table_hash(predictions),
+        created=_now(),
+        environment=Environment(**made.facts["environment"]),
+    )
+    return record, predictions
+
+
+def failure(
+    trial: Trial,
+    classifier: str,
+    control_id: str,
+    status: Status,
+    reason: str,
+    environment: dict[str, Any],
+) -> Record:
+    """The row of a trial that gave no score."""
+    return Record(
+        **identity(trial, classifier, control_id),
+        status=status,
+        reason=reason,
+        created=_now(),
+        environment=Environment(**environment),
+    )
+
+
+def identity(trial: Trial, classifier: str, control_id: str) -> dict[str, Any]:
+    """The columns that are known before anything has run."""
+    budget = trial.protocol.pick("budget", trial.budget)
+    method = trial.call.method
+    return {
+        "record_id": trial.record_id(classifier),
+        "trial_id": trial.id,
+        "control_id": control_id,
+        "task": trial.task.name,
+        "method": trial.call.label,
+        "method_name": method.name,
+        "family": method.facts.family,
+        "params": trial.call.params.model_dump(mode="json"),
+        "upstream": trial.upstream,
+        "budget": trial.budget,
+        "classifier": classifier,
+        "seed": trial.seed,
+        "shots": trial.task.shots,
+        "n_classes": len(trial.task.classes),
+        "metric": trial.task.card.metric,
+        "images_per_class_cap": budget.images_per_class,
+        "tflops_cap": budget.tflops,
+        "nfe_cap": budget.nfe,
+        "seconds_cap": budget.seconds,
+        "task_hash": trial.task.hash,
+        "method_hash": method.hash,
+        "upstream_hash": trial.upstream_hash,
+        "split_hash": trial.split.hash,
+        "classifier_hash": trial.classifier_hash(classifier),
+    }
+
+
+def score(predictions: Any, trial: Trial) -> dict[str, Any]:
+    """The metric of the task card from a prediction table: anyone can recompute it."""
+    correct = predictions["label"] == predictions["prediction"]
+    value = float(correct.mean())
+    if trial.task.card.metric == "mean_per_class":
+        value = float(correct.groupby(predictions["label"]).mean().mean())
+    return {"n_test": len(correct), "n_correct": int(correct.sum()), "value": value}
+
+
+def _spend(facts: dict[str, Any]) -> dict[str, Any]:
+    phases = {name: Spend(**spend) for name, spend in facts["phases"].items()}
+    return {
+        "phases": phases,
+        "images_accepted": facts["images_accepted"],
+        "images_rejected": facts["images_rejected"],
+        "tflops": sum(spend.tflops for spend in phases.values()),
+        "nfe": sum(spend.nfe for spend in phases.values()),
+        "seconds": round(sum(spend.seconds for spend in phases.values()), 3),
+        "peak_memory_mb": facts["peak_memory_mb"],
+        "peak_gpu_memory_mb": facts["peak_gpu_memory_mb"],
+    }
+
+
+def seed_everything(seed: int) -> None:
+    """Python's, numpy's and torch's global generators, for methods that draw from them."""
+    import torch
+
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+@dataclass(frozen=True)
+class Job:
+    """A trial by names: what travels to a worker process."""
+
+    root: str
+    task: str
+    method: str
+    params: dict[str, Any]
+    upstream: str
+    budget: str
+    seed: int
+
+    def resolve(self, registry: Registry, protocol: Protocol) -> Trial:
+        """The trial these names stand for; raises ``UnknownNameError`` or ``ConfigError``."""
+        method = registry.method(self.method)
+        return Trial(
+            registry.task(self.task),
+            MethodCall(method, method.params.model_validate(self.params)),
+            self.upstream,
+            self.budget,
+            self.seed,
+            protocol,
+            Path(self.root),
+        )
+
+
+def job_of(trial: Trial) -> Job:
+    """The names of a trial."""
+    return Job(
+        str(trial.root),
+        trial.task.name,
+        trial.call.method.name,
+        trial.call.params.model_dump(mode="json"),
+        trial.upstream,
+        trial.budget,
+        trial.seed,
+    )

@@ -1,0 +1,222 @@
+"""What augmentation may draw from: a captioned corpus, the encoder that indexes it, the
+generator trained on it.
+
+Every part is loaded when it is first asked for, off the clock of a running trial; what a method
+then computes with it is charged to the trial's meter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+
+from benchmark.contract import Images
+from benchmark.errors import MethodError
+from benchmark.fingerprint import upstream_hash
+from benchmark.protocol import UpstreamSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from benchmark.meter import Meter
+    from benchmark.upstream.corpus import Corpus
+    from benchmark.upstream.encoder import Encoder
+    from benchmark.upstream.generator import Generator
+    from benchmark.upstream.index import Index
+
+Part = TypeVar("Part")
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """The images of the corpus nearest to one class, best first, equal ones by row.
+
+    Attributes:
+        rows: int64 [k], rows of the corpus.
+        similarity: float32 [k], largest cosine over the queries of the class.
+        query: int64 [k], the position of the query that gave it.
+    """
+
+    rows: np.ndarray
+    similarity: np.ndarray
+    query: np.ndarray
+
+
+class Upstream:
+    """A corpus, an encoder and a generator.
+
+    Attributes:
+        name: as ``bench.toml`` calls it.
+        spec: as ``bench.toml`` declares it.
+        root: what its paths are relative to.
+        device: as torch names it.
+        progress: told ``(what, done, total)`` while the corpus is indexed.
+    """
+
+    def __init__(self, name: str, spec: UpstreamSpec, root: Path, device: str) -> None:
+        self.name, self.spec, self.root, self.device = name, spec, root, device
+        self.progress: Callable[[str, int, int], None] | None = None
+        self._meter: Meter | None = None
+
+    @cached_property
+    def hash(self) -> str:
+        """sha256 over the content of corpus, encoder and generator."""
+        return upstream_hash(self.spec, self.root)
+
+    @cached_property
+    def corpus(self) -> Corpus:
+        """The captioned images; raises ``DataError``."""
+        from benchmark.upstream.corpus import Corpus
+
+        with self._off_the_clock():
+            return Corpus(self.spec, self.root)
+
+    @cached_property
+    def encoder(self) -> Encoder:
+        """Images and texts to features; raises ``DataError``."""
+        from benchmark.upstream.encoder import Encoder
+
+        with self._off_the_clock():
+            return Encoder(self.spec, self.root, self.device, lambda: self._meter)
+
+    @cached_property
+    def generator(self) -> Generator:
+        """Texts to images; raises ``DataError``."""
+        from benchmark.upstream.generator import Generator
+
+        with self._off_the_clock():
+            return Generator(self.spec, self.root, self.device, lambda: self._meter)
+
+    @cached_property
+    def index(self) -> Index:
+        """Features of the whole corpus, computed once per machine, ready to be searched; raises
+        ``DataError``, ``StorageError``."""
+        from benchmark.upstream.features import features
+        from benchmark.upstream.index import choose_index
+
+        with self._off_the_clock():
+            found = features(self.corpus, self.encoder, self.progress)
+            return choose_index(found, self.device)
+
+    @contextmanager
+    def metered(self, meter: Meter) -> Iterator[None]:
+        """For its duration every call of a model, and every search, is charged to ``meter``;
+        outside, nothing is charged."""
+        before, self._meter = self._meter, meter
+        try:
+            yield
+        finally:
+            self._meter = before
+
+    def nearest(self, queries: Sequence[Tensor], k: int) -> list[Neighbours]:
+        """The k images of the corpus nearest to each class. The score of an image is its
+        largest cosine over the queries of the class.
+
+        Args:
+            queries: one per class, float32 [Q_c, D], L2-normalised, Q_c at least 1.
+            k: images per class; fewer come back where the corpus has fewer.
+
+        Raises:
+            MethodError: a class without queries, or queries of another length than D.
+        """
+        import torch
+
+        size, dim = len(self.corpus), self.encoder.dim
+        for label, query in enumerate(queries):
+            if query.ndim != 2 or not len(query) or query.shape[1] != dim:
+                raise MethodError(
+                    f"queries of class {label}: expected shape [1 or more, {dim}], "
+                    f"got {list(query.shape)}"
+                )
+        together = torch.cat(list(queries)).float().cpu()
+        index = self.index
+        if self._meter is not None:
+            self._meter.charge(flops=2 * len(together) * size * dim)
+        similarity, rows = index.search(together, min(k, size))
+        counts = [len(query) for query in queries]
+        return [
+            _merged(values.numpy(), found.numpy(), k)
+            for values, found in zip(similarity.split(counts), rows.split(counts), strict=True)
+        ]
+
+    def retrieve(
+        self,
+        neighbours: Sequence[Neighbours],
+        texts: Sequence[Sequence[str]] | None,
+        size: int,
+        *,
+        parents: Sequence[Sequence[str]] | None = None,
+        batch: int = 256,
+    ) -> Iterator[Images]:
+        """Fetches neighbours rank by rank: the nearest of every class first, so that a cap
+        leaves the classes balanced.
+
+        Args:
+            neighbours: one per class, as ``nearest`` returns them.
+            texts: the query texts of each class, noted as ``prompt``.
+            size: side in pixels of the images yielded.
+            parents: the ids of the images whose features were the queries, of each class.
+            batch: images per yield.
+
+        Raises:
+            DataError: an image of the corpus is damaged.
+        """
+        deepest = max((len(found.rows) for found in neighbours), default=0)
+        order = [
+            (label, rank)
+            for rank in range(deepest)
+            for label, found in enumerate(neighbours)
+            if rank < len(found.rows)
+        ]
+        for start in range(0, len(order), batch):
+            chosen = order[start : start + batch]
+            if self._meter is not None:
+                self._meter.charge(images=len(chosen))
+            told = []
+            for label, rank in chosen:
+                found = neighbours[label]
+                query = int(found.query[rank])
+                told.append(
+                    self.corpus.provenance(
+                        found.rows[rank],
+                        prompt=texts[label][query] if texts else None,
+                        rank=rank,
+                        similarity=float(found.similarity[rank]),
+                        parents=(parents[label][query],) if parents else (),
+                    )
+                )
+            rows = [int(neighbours[label].rows[rank]) for label, rank in chosen]
+            yield Images(self.corpus.pixels(rows, size), [label for label, _ in chosen], told)
+
+    def _off_the_clock(self) -> AbstractContextManager[None]:
+        return self._meter.paused() if self._meter is not None else nullcontext()
+
+
+def open_upstream(name: str, spec: UpstreamSpec, root: Path, device: str = "auto") -> Upstream:
+    """The upstream that ``spec`` declares. Nothing is loaded yet.
+
+    Args:
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+
+    Raises:
+        ConfigError: this machine has no such device.
+    """
+    from benchmark.upstream.loading import pick_device
+
+    return Upstream(name, spec, root, pick_device(device))
+
+
+def _merged(similarity: np.ndarray, rows: np.ndarray, k: int) -> Neighbours:
+    """From k neighbours of each of Q queries, [Q, k], to the k best of all, each row once."""
+    query = np.repeat(np.arange(len(rows)), rows.shape[1])
+    values, found = similarity.ravel(), rows.ravel()
+    order = np.lexsort((query, found, -values))
+    first = np.sort(np.unique(found[order], return_index=True)[1])[:k]
+    best = order[first]
+    return Neighbours(found[best].astype(np.int64), values[best], query[best])

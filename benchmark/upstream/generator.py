@@ -1,0 +1,210 @@
+"""The generator: any text-to-image pipeline of diffusers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from benchmark.contract import Images, Provenance
+from benchmark.errors import ConfigError, MethodError
+from benchmark.fingerprint import generator_hash
+from benchmark.imaging import decode, encode_png
+from benchmark.meter import Meter, watch
+from benchmark.protocol import UpstreamSpec
+from benchmark.upstream.loading import half_precision, loading
+
+# Stable Diffusion 1.x comes with a model that blanks out images; the ledger keeps every image.
+_UNCHECKED = {"safety_checker": None, "requires_safety_checker": False}
+
+
+class Generator:
+    """A text-to-image pipeline, frozen, in evaluation mode.
+
+    Attributes:
+        pipeline: the diffusers pipeline, for methods that do more than prompt it. Its modules
+            and their copies are metered wherever they are called.
+        name: folder or repository with the first digits of its hash or revision; the ``source``
+            of the images in the ledger.
+        hash: sha256 over its files, or its repository and revision.
+        size: side in pixels at which it generates.
+        batch_size: images per call.
+    """
+
+    def __init__(
+        self,
+        spec: UpstreamSpec,
+        root: Path,
+        device: str = "cpu",
+        meter_of: Callable[[], Meter | None] = lambda: None,
+    ) -> None:
+        self.hash = generator_hash(spec, root)
+        self.name = f"{spec.generator.model}@{(spec.generator.revision or self.hash)[:12]}"
+        self.size, self.batch_size = spec.generator.size, spec.generator.batch_size
+        self.device = device
+        self._meter_of = meter_of
+        self.pipeline = _load(spec, root, device)
+        for module, is_denoiser in _modules(self.pipeline):
+            watch(module, meter_of, is_denoiser)
+
+    def text_to_image(
+        self,
+        prompts: Sequence[str],
+        labels: Sequence[int],
+        seeds: Sequence[int],
+        *,
+        size: int,
+        guidance_scale: float,
+        steps: int,
+        negative_prompt: str | None = None,
+        pipeline: Any = None,
+    ) -> Iterator[Images]:
+        """One image per prompt, in order, yielded in batches. An image depends on its own
+        prompt and seed, not on its batch (up to rounding), and the initial noise is the same on
+        every device.
+
+        Args:
+            prompts: N texts; what exceeds the text encoder's context is cut by its tokenizer.
+            labels: N class indices, any mixture.
+            seeds: N seeds of the initial noise, 0..2**63-1.
+            size: side in pixels of the images yielded.
+            guidance_scale: w of classifier-free guidance (Ho & Salimans 2022, arXiv
+                2207.12598); at 1 or below there is none and a step costs half.
+            steps: of the pipeline's own sampler.
+            pipeline: a personalised copy to use in place of ``self.pipeline``.
+
+        Raises:
+            MethodError: an image is not finite, as happens when training diverged.
+        """
+        for start in range(0, len(prompts), self.batch_size):
+            batch = slice(start, start + self.batch_size)
+            asked = list(prompts[batch])
+            pixels, nfe = self.sample(
+                pipeline or self.pipeline,
+                seeds[batch],
+                size,
+                prompt=asked,
+                negative_prompt=[negative_prompt] * len(asked) if negative_prompt else None,
+                height=self.size,
+                width=self.size,
+                num_inference_steps=steps,
+                guidance_scale=guidance_scale,
+            )
+            told = [
+                Provenance(
+                    origin="generated",
+                    source=self.name,
+                    prompt=prompt,
+                    seed=int(seed),
+                    nfe=nfe,
+                    guidance_scale=float(guidance_scale),
+                )
+                for prompt, seed in zip(asked, seeds[batch], strict=True)
+            ]
+            yield Images(pixels, list(labels[batch]), told)
+
+    def sample(
+        self, pipeline: Any, seeds: Sequence[int], size: int, **arguments: Any
+    ) -> tuple[np.ndarray, int]:
+        """One call of any pipeline that makes one image per seed, each from a random generator
+        of its own.
+
+        Returns:
+            uint8 [B, S, S, 3], S = ``size``, and the NFE spent on one of them.
+
+        Raises:
+            MethodError: an image is not finite.
+        """
+        if (meter := self._meter_of()) is not None:
+            meter.charge(images=len(seeds))
+        noise = [torch.Generator().manual_seed(int(seed)) for seed in seeds]
+        with torch.no_grad(), counting_rows(denoiser(pipeline)) as rows:
+            made = pipeline(generator=noise, output_type="pt", **arguments).images
+        return to_pixels(made, size), rows[0] // len(seeds)
+
+
+def to_pixels(images: Tensor, size: int) -> np.ndarray:
+    """float [B, 3, H, W] in 0..1, any device, to uint8 [B, S, S, 3], S = ``size``.
+
+    Raises:
+        MethodError: a value is NaN or infinite.
+    """
+    if not torch.isfinite(images).all():
+        raise MethodError("the generator made an image with values that are not finite")
+    whole = (images.float().clamp(0, 1) * 255).round().to(torch.uint8)
+    pixels = whole.permute(0, 2, 3, 1).cpu().numpy()
+    if pixels.shape[1:3] == (size, size):
+        return pixels
+    return np.stack([decode(encode_png(image), size, "a generated image") for image in pixels])
+
+
+def denoiser(pipeline: Any) -> nn.Module:
+    """The pipeline's UNet or transformer."""
+    module: nn.Module | None = getattr(pipeline, "unet", None) or pipeline.transformer
+    return module  # type: ignore[return-value]
+
+
+@contextmanager
+def counting_rows(module: nn.Module) -> Iterator[list[int]]:
+    """Counts into the list's one number the rows that ``module`` is given: the NFE of a batch."""
+    rows = [0]
+
+    def count(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        inputs = [*args, *kwargs.values()]
+        rows[0] += next(len(value) for value in inputs if isinstance(value, Tensor) and value.ndim)
+
+    handle = module.register_forward_pre_hook(count, with_kwargs=True)
+    try:
+        yield rows
+    finally:
+        handle.remove()
+
+
+def _load(spec: UpstreamSpec, root: Path, device: str) -> Any:
+    from diffusers import AutoPipelineForText2Image, DiffusionPipeline
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    for logging in (diffusers_logging, transformers_logging):
+        logging.disable_progress_bar()
+    wanted = spec.generator
+    folder = root / wanted.model if wanted.revision is None else None
+    source = str(folder.resolve()) if folder is not None else wanted.model
+    pinned = {"revision": wanted.revision, "local_files_only": folder is not None}
+    with loading(f"generator {wanted.model!r}", folder):
+        config = DiffusionPipeline.load_config(source, **pinned)
+        pipeline = AutoPipelineForText2Image.from_pretrained(
+            source,
+            **pinned,
+            variant=wanted.variant,
+            dtype=half_precision(device),
+            **{key: value for key, value in _UNCHECKED.items() if key in config},
+        )
+    pipeline.set_progress_bar_config(disable=True)
+    _check_size(pipeline, wanted.model, wanted.size)
+    for module, _ in _modules(pipeline):
+        module.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    return pipeline.to(device)
+
+
+def _modules(pipeline: Any) -> Iterator[tuple[nn.Module, bool]]:
+    """Everything the pipeline computes with, and whether it is the denoiser. An autoencoder is
+    never called as a whole, so its parts stand for it."""
+    for name, component in pipeline.components.items():
+        if isinstance(component, nn.Module):
+            parts = component.children() if name == "vae" else [component]
+            for part in parts:
+                yield part, component is denoiser(pipeline)
+
+
+def _check_size(pipeline: Any, model: str, size: int) -> None:
+    factor = int(getattr(pipeline, "vae_scale_factor", 8))
+    if size % factor:
+        raise ConfigError(
+            "bench.toml", [f"generator {model!r}: size {size}: not a multiple of {factor}"]
+        )

@@ -1,0 +1,235 @@
+"""What runs inside a worker process: one half of a trial at a time.
+
+A worker keeps its upstreams loaded from trial to trial, owns one device, tells its progress over
+a loopback datagram socket (nothing to lock, nothing to block on when a worker is killed), and
+ends itself when its parent is gone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from benchmark.environment import environment
+from benchmark.errors import BenchError, StorageError, Unavailable
+from benchmark.imaging import decode, encode_png
+from benchmark.protocol import Protocol, load_protocol
+from benchmark.registry import Registry, load_registry
+from benchmark.store import Store
+from benchmark.trial import Job, Progress, Trial, augment, classify
+
+if TYPE_CHECKING:
+    from benchmark.upstream import Upstream
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What every worker of a run is told once.
+
+    Attributes:
+        threads: torch's CPU threads; part of what makes a result repeatable to the bit.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:<n>``, ``mps``.
+        port: loopback port that progress is sent to.
+    """
+
+    root: str
+    results: str
+    threads: int
+    device: str
+    port: int
+    parent: int
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a half of a trial ended. ``busy``: another run is at it; ask again later."""
+
+    status: Literal["ok", "skipped", "failed", "busy", "storage"]
+    reason: str = ""
+
+
+class _Worker:
+    """The state of this process: made by ``start``, used by the tasks below."""
+
+    def __init__(self, settings: Settings) -> None:
+        import torch
+
+        self.settings = settings
+        self.root = Path(settings.root)
+        self.store = Store(Path(settings.results))
+        self.protocol: Protocol = load_protocol(self.root)
+        self.registry: Registry = load_registry(self.root)
+        self.upstreams: dict[str, Upstream] = {}
+        self.device = claim_device(settings.device, self.store.folder)
+        self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.socket.setblocking(False)
+        torch.set_num_threads(settings.threads)
+
+    def upstream(self, name: str) -> Upstream:
+        from benchmark.upstream import open_upstream
+
+        if name not in self.upstreams:
+            spec = self.protocol.pick("upstream", name)
+            self.upstreams[name] = open_upstream(name, spec, self.root, self.device)
+        return self.upstreams[name]
+
+    def environment(self) -> dict[str, Any]:
+        found = environment(self.root, self.device, self.settings.threads)
+        return found.model_dump(mode="json")
+
+    def progress(self, label: str) -> Progress:
+        """At most ten datagrams a second; a lost one costs a flicker of a bar."""
+        last = 0.0
+
+        def tell(what: str, done: int, total: int) -> None:
+            nonlocal last
+            now = time.monotonic()
+            if now - last > 0.1 or done >= total:
+                last = now
+                with suppress(OSError):
+                    message = json.dumps([os.getpid(), label, what, done, total])
+                    self.socket.sendto(message.encode(), ("127.0.0.1", self.settings.port))
+
+        return tell
+
+
+_worker: _Worker | None = None
+
+
+def start(settings: Settings) -> None:
+    """Run once when the process starts."""
+    global _worker
+    from tqdm import tqdm
+
+    # Its own lock is a system semaphore, which an ended process would leave behind.
+    tqdm.set_lock(threading.RLock())
+    threading.Thread(target=_end_with_parent, args=(settings.parent,), daemon=True).start()
+    os.environ["BENCH_ROOT"] = settings.root
+    _worker = _Worker(settings)
+
+
+def prepare(upstream: str, parts: tuple[str, ...]) -> Done:
+    """Loads the upstream's parts and builds what is cached on disk (features, index), with all
+    cores: it belongs to the upstream, so no trial is charged for it."""
+    import torch
+
+    worker = _running()
+    torch.set_num_threads(os.cpu_count() or 1)
+    try:
+        with _faults() as ended:
+            opened = worker.upstream(upstream)
+            opened.progress = worker.progress(upstream)
+            for part in parts:
+                getattr(opened, part)
+        return ended[0]
+    finally:
+        torch.set_num_threads(worker.settings.threads)
+
+
+def run_augment(job: Job, trial_id: str) -> Done:
+    """The first half; leaves ``augment/`` in the trial's folder."""
+    worker = _running()
+    with _faults() as ended:
+        trial = _resolve(worker, job, trial_id)
+        folder = worker.store.trial_folder(trial.task.name, trial.call.label, trial.id)
+        with worker.store.lock(trial.id):
+            if worker.store.read_augmented(folder, decode) is None:
+                upstream = worker.upstream(trial.upstream)
+                tell = worker.progress(_label(trial))
+                made = augment(trial, upstream, worker.environment(), tell)
+                worker.store.write_augmented(folder, made, encode_png)
+    return ended[0]
+
+
+def run_classify(job: Job, trial_id: str, classifier: str, control_id: str) -> Done:
+    """The second half; leaves ``<classifier>/`` in the trial's folder."""
+    worker = _running()
+    with _faults() as ended:
+        trial = _resolve(worker, job, trial_id)
+        folder = worker.store.trial_folder(trial.task.name, trial.call.label, trial.id)
+        record_id = trial.record_id(classifier)
+        with worker.store.lock(record_id):
+            if worker.store.read(folder, classifier, record_id) is None:
+                made = worker.store.read_augmented(folder, decode)
+                if made is None:
+                    raise BenchError(f"{folder / 'augment'}: damaged; run the command again")
+                upstream = worker.upstream(trial.upstream)
+                tell = worker.progress(_label(trial))
+                record, table = classify(trial, classifier, made, upstream, control_id, tell)
+                worker.store.write_record(folder, record, table)
+    return ended[0]
+
+
+def claim_device(wanted: str, folder: Path) -> str:
+    """The device of this process. With ``auto`` each worker takes a GPU that no other worker of
+    the machine holds (a lock that the system releases when the process dies), and shares the
+    first where all are taken."""
+    import torch
+
+    if wanted != "auto":
+        return wanted
+    if not torch.cuda.is_available():
+        return "mps" if torch.backends.mps.is_available() else "cpu"
+    from filelock import FileLock, Timeout
+
+    for number in range(torch.cuda.device_count()):
+        lock = FileLock(folder / ".locks" / f"cuda-{number}.lock")
+        with suppress(Timeout):
+            lock.acquire(timeout=0)
+            _claimed.append(lock)
+            return f"cuda:{number}"
+    return "cuda:0"
+
+
+_claimed: list[Any] = []  # held until the process ends
+
+
+@contextmanager
+def _faults() -> Iterator[list[Done]]:
+    """Turns what a half may raise into a ``Done`` that can be sent to the parent."""
+    from filelock import Timeout
+
+    ended = [Done("ok")]
+    try:
+        yield ended
+    except Timeout:
+        ended[0] = Done("busy")
+    except Unavailable as reason:
+        ended[0] = Done("skipped", str(reason))
+    except StorageError as error:
+        ended[0] = Done("storage", str(error))
+    except BenchError as error:
+        ended[0] = Done("failed", str(error))
+    except MemoryError as error:
+        ended[0] = Done("failed", f"out of memory: {error}")
+
+
+def _resolve(worker: _Worker, job: Job, trial_id: str) -> Trial:
+    trial = job.resolve(worker.registry, worker.protocol)
+    if trial.id != trial_id:
+        raise BenchError("the method, task or data changed while it was running; run it again")
+    return trial
+
+
+def _label(trial: Trial) -> str:
+    return f"{trial.call.label} x {trial.task.name} x seed {trial.seed}"
+
+
+def _running() -> _Worker:
+    if _worker is None:
+        raise RuntimeError("worker.start was not called in this process")
+    return _worker
+
+
+def _end_with_parent(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os._exit(1)

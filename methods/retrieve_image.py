@@ -1,0 +1,32 @@
+"""The images of the corpus nearest to the shots: retrieval that needs no class name.
+
+An image counts for a class by its most similar shot.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+import benchmark
+from benchmark import Images, Shots
+
+FACTS = benchmark.Facts(
+    title="Retrieved by the shots",
+    family="retrieve",
+    query="image",
+    paper="https://arxiv.org/abs/2304.10253",
+    citation="Burg et al. (2023), TMLR: retrieval, here queried by image",
+    uses=("index",),
+)
+
+
+def augment(
+    shots: Shots, upstream, meter, rng: np.random.Generator, params: benchmark.Params
+) -> Iterator[Images]:
+    """Nothing is drawn by chance."""
+    labels = range(len(shots.classes))
+    with meter.phase("retrieve"):
+        queries = [upstream.encoder.encode_images(shots.of(label)) for label in labels]
+        found = upstream.nearest(queries, meter.budget.images_per_class)
+        parents = [[shots.ids[row] for row in shots.rows(label)] for label in labels]
+        yield from upstream.retrieve(found, None, shots.image_size, parents=parents)

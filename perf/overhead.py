@@ -1,0 +1,113 @@
+"""What the harness costs: the share of a trial that is not spent in model calls, and its peak
+memory. The aims: under 5 % of the trial, under 3 GiB.
+
+A model call is a forward pass of an outermost module, a backward pass, an optimizer step, or a
+search of the index. Everything else (schedulers, decoding, hashing, ledger, files) is overhead.
+
+    python perf/overhead.py [--task fashion-5shot] [--budget S] [--methods a,b]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmark.environment import environment
+from benchmark.imaging import encode_png
+from benchmark.protocol import load_protocol
+from benchmark.registry import load_registry
+from benchmark.root import find_root
+from benchmark.store import Store
+from benchmark.trial import Trial, augment, classify
+from benchmark.upstream import open_upstream
+
+
+class ModelClock:
+    """Seconds inside model calls, nested ones counted once."""
+
+    def __init__(self) -> None:
+        self.seconds, self.depth, self.restore = 0.0, 0, []
+
+    def timed(self, owner: Any, name: str) -> None:
+        """Wraps ``owner.name`` until the clock is closed."""
+        original = getattr(owner, name)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            self.depth += 1
+            started = time.perf_counter()
+            try:
+                return original(*args, **kwargs)
+            finally:
+                self.depth -= 1
+                if not self.depth:
+                    self.seconds += time.perf_counter() - started
+
+        setattr(owner, name, call)
+        self.restore.append((owner, name, original))
+
+    def __enter__(self) -> ModelClock:
+        self.timed(torch.nn.Module, "__call__")
+        self.timed(torch.Tensor, "backward")
+        for optimizer in (torch.optim.AdamW, torch.optim.SGD):
+            self.timed(optimizer, "step")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for owner, name, original in self.restore:
+            setattr(owner, name, original)
+
+
+def measure(trial: Trial, classifiers: list[str], upstream: Any) -> dict[str, float]:
+    """One trial, both halves, written to a folder that is thrown away."""
+    told = environment(trial.root, upstream.device, torch.get_num_threads())
+    with tempfile.TemporaryDirectory() as folder, ModelClock() as clock:
+        clock.timed(upstream.index, "search")
+        store, started = Store(Path(folder)), time.perf_counter()
+        made = augment(trial, upstream, told.model_dump(mode="json"), lambda *_: None)
+        store.write_augmented(Path(folder) / "t", made, encode_png)
+        for name in classifiers:
+            record, table = classify(
+                trial, name, made, upstream, trial.record_id(name), lambda *_: None
+            )
+            store.write_record(Path(folder) / "t", record, table)
+        whole = time.perf_counter() - started
+    return {"seconds": whole, "models": clock.seconds, "peak_mb": made.facts["peak_memory_mb"]}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--task", default="fashion-5shot")
+    parser.add_argument("--budget", default="S")
+    parser.add_argument("--methods", default="retrieve_text,prompt_simple")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    root = find_root()
+    protocol = load_protocol(root)
+    registry = load_registry(root, protocol)
+    name = protocol.defaults.upstream
+    upstream = open_upstream(name, protocol.pick("upstream", name), root, "auto")
+    for part in ("corpus", "encoder", "index", "generator"):
+        getattr(upstream, part)
+    found = {}
+    for method in options.methods.split(","):
+        call, task = registry.call(method), registry.task(options.task)
+        trial = Trial(task, call, name, options.budget, 0, protocol, root)
+        measure(trial, protocol.defaults.classifiers, upstream)  # fills caches: FLOP counts, splits
+        taken = measure(trial, protocol.defaults.classifiers, upstream)
+        share = 1 - taken["models"] / taken["seconds"]
+        found[method] = {"overhead": round(share, 4), **taken}
+        print(
+            f"{method:20} {taken['seconds']:6.2f} s, models {taken['models']:6.2f} s, "
+            f"overhead {share:.1%}, peak {taken['peak_mb'] / 1024:.2f} GiB"
+        )
+    print(json.dumps({"overhead": found}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,245 @@
+"""The contract, for every file in ``methods/``, on the real pocket models."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import random
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+
+from benchmark.contract import Shots
+from benchmark.data import load_split
+from benchmark.ledger import Ledger
+from benchmark.meter import Meter
+from benchmark.records import table_hash
+from benchmark.registry import Method, load_registry
+from benchmark.root import find_root
+from benchmark.upstream import Upstream, open_upstream
+from tests.small import budget, small_spec
+
+ROOT = find_root()
+REGISTRY = load_registry(ROOT)
+TASK = "fashion-1shot"
+PER_CLASS = 2
+# Without chance by definition: the same images for every seed.
+FIXED = {"none", "retrieve_text", "retrieve_image"}
+
+
+@pytest.fixture(scope="module")
+def upstream() -> Upstream:
+    return open_upstream("small", small_spec(ROOT), ROOT, "cpu")
+
+
+@pytest.fixture(scope="module")
+def split():
+    return load_split(REGISTRY.task(TASK), 0, ROOT)
+
+
+def quick(method: Method) -> object:
+    """Parameters with every number of steps at 2."""
+    steps = [name for name in method.params.model_fields if name.split("_")[-1] == "steps"]
+    return method.params(**dict.fromkeys(steps, 2))
+
+
+def run(method: Method, upstream: Upstream, split, seed: int, **caps: float):
+    """What a trial does with a method: ledger and meter afterwards."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    meter = Meter(budget(PER_CLASS, **caps), len(split.task.classes))
+    ledger = Ledger(method.name, split, meter.budget)
+    shots = split.as_shots(with_reserve=method.facts.family == "oracle")
+    given = fingerprint(shots)
+    with upstream.metered(meter):
+        made = method.augment(shots, upstream, meter, np.random.default_rng(seed), quick(method))
+        for images in made:
+            ledger.add(images)
+            if ledger.full:
+                made.close()
+                break
+    assert fingerprint(shots) == given, "the method changed its shots"
+    return ledger, meter
+
+
+def fingerprint(shots: Shots) -> str:
+    arrays = [shots.images, shots.labels, *([shots.reserve.images] if shots.reserve else [])]
+    return hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()
+
+
+def weights(upstream: Upstream) -> dict[str, str]:
+    """Hash, and names, of all that the upstream computes with."""
+    modules = {"encoder": upstream.encoder.model} | {
+        name: part
+        for name, part in upstream.generator.pipeline.components.items()
+        if isinstance(part, torch.nn.Module)
+    }
+    hashes = {}
+    for name, module in modules.items():
+        digest = hashlib.sha256(str(module.training).encode())
+        for key, value in module.state_dict().items():
+            digest.update(key.encode() + value.float().numpy().tobytes())
+        assert not any(weight.requires_grad for weight in module.parameters()), name
+        hashes[name] = digest.hexdigest()
+    return hashes
+
+
+@pytest.fixture(scope="module")
+def before(upstream) -> dict[str, str]:
+    return weights(upstream)
+
+
+@pytest.fixture(scope="module", params=sorted(REGISTRY.methods), ids=str)
+def made(request, upstream, split, before):
+    """One run of each method, for all the checks below."""
+    method = REGISTRY.methods[request.param]
+    return method, *run(method, upstream, split, seed=0)
+
+
+def test_every_file_loads():
+    assert not REGISTRY.broken
+    files = {path.stem for path in (ROOT / "methods").glob("[!_]*.py")}
+    assert set(REGISTRY.methods) == files
+
+
+def test_the_budget_of_images_is_used_and_balanced(made, split):
+    method, ledger, _ = made
+    frame, labels = ledger.frame(), ledger.accepted()[1]
+    expected = PER_CLASS if method.facts.adds_images else 0
+    assert np.bincount(labels, minlength=len(split.task.classes)).tolist() == [expected] * 10
+    first = labels[: len(split.task.classes)].tolist()
+    assert len(set(first)) == len(first), "not every class comes before the second of one"
+    assert frame["accepted"].all(), "more images than the budget takes"
+
+
+def test_images_are_images(made):
+    method, ledger, _ = made
+    pixels, _ = ledger.accepted()
+    if method.facts.adds_images:
+        assert np.mean(pixels.std(axis=(1, 2, 3)) > 2) > 0.9, "flat images"
+        assert len(set(ledger.frame()["sha256"])) > len(pixels) / 2
+
+
+def test_provenance_is_complete(made):
+    _, ledger, _ = made
+    frame = ledger.frame()
+    generated = frame[frame["origin"] == "generated"]
+    assert generated[["prompt", "seed", "nfe", "guidance_scale"]].notna().all(axis=None)
+    assert (generated["nfe"] > 0).all() and generated["seed"].is_unique
+    assert frame[frame["origin"] == "retrieved"]["corpus_id"].notna().all()
+    ranked = frame[frame["rank"].notna()]
+    assert ranked["similarity"].notna().all()
+    derived = frame[frame["origin"].isin(["transformed", "real"])]
+    assert (derived["parents"] != "[]").all()
+
+
+def test_what_was_computed_is_charged(made):
+    method, ledger, meter = made
+    spent, frame = meter.total(), ledger.frame()
+    if "generator" in method.facts.uses:
+        assert spent.nfe >= frame["nfe"].fillna(0).sum() > 0
+    else:
+        assert spent.nfe == 0
+    uses_models = set(method.facts.uses) & {"generator", "encoder", "index"}
+    assert bool(uses_models) == (spent.tflops > 0), "facts.uses and the meter disagree"
+    assert ("fit" in meter.spent()) == (method.facts.adaptation != "none")
+
+
+def test_the_same_seed_gives_the_same_ledger(made, upstream, split):
+    method, ledger, _ = made
+    again, _ = run(method, upstream, split, seed=0)
+    assert table_hash(again.frame()) == table_hash(ledger.frame())
+    other, _ = run(method, upstream, split, seed=1)
+    same = table_hash(other.frame()) == table_hash(ledger.frame())
+    assert same == (method.name in FIXED)
+
+
+def test_the_upstream_is_left_as_it_was(made, upstream, before):
+    assert weights(upstream) == before
+    denoiser = upstream.generator.pipeline.unet
+    assert not getattr(denoiser, "peft_config", None), "an adapter was left in the denoiser"
+
+
+def test_heavy_packages_wait_until_a_method_runs(made):
+    method = made[0]
+    tops = [node for node in ast.parse(method.path.read_text()).body]
+    for node in tops:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = [alias.name for alias in node.names]
+            module = getattr(node, "module", None) or names[0]
+            heavy = {"torch", "diffusers", "transformers", "timm", "open_clip", "datasets", "peft"}
+            assert module.split(".")[0] not in heavy, method.name
+
+
+def test_facts_name_a_paper_unless_it_is_a_control(made):
+    facts = made[0].facts
+    if facts.family not in ("control", "oracle"):
+        assert facts.paper and facts.citation
+
+
+# --- single methods -----------------------------------------------------------------------------
+
+
+def only(name: str, upstream, split, seed: int = 0, **params) -> Iterator:
+    method = REGISTRY.methods[name]
+    meter = Meter(budget(PER_CLASS), len(split.task.classes))
+    shots = split.as_shots(with_reserve=True)
+    for images in method.augment(
+        shots, upstream, meter, np.random.default_rng(seed), method.params(**params)
+    ):
+        yield from zip(images.pixels, images.labels, images.provenance, strict=True)
+
+
+def test_more_real_yields_images_that_are_not_the_shots(upstream, split):
+    told = [told.parents[0] for _, _, told in only("more_real", upstream, split)]
+    assert len(set(told)) == len(told) == 20
+    assert set(told) <= set(split.reserve.ids) and not set(told) & set(split.shots.ids)
+
+
+def test_randaugment_leaves_the_global_generators_as_they_were(upstream, split):
+    random.seed(3)
+    np.random.seed(3)
+    expected = random.random(), np.random.rand()
+    random.seed(3)
+    np.random.seed(3)
+    list(only("randaugment", upstream, split))
+    assert (random.random(), np.random.rand()) == expected
+
+
+def test_randaugment_changes_images_and_keeps_their_class(upstream, split):
+    of = dict(zip(split.shots.ids, split.shots.labels, strict=True))
+    changed = []
+    for pixels, label, told in only("randaugment", upstream, split):
+        assert of[told.parents[0]] == label
+        changed.append(not np.array_equal(pixels, split.shots.pixels()[label]))
+    assert np.mean(changed) > 0.8  # equalising twice, say, may change nothing
+
+
+def test_retrieval_by_text_finds_the_class(upstream, split):
+    captions = dict(zip(upstream.corpus.ids, upstream.corpus.captions, strict=True))
+    right = [
+        captions[told.corpus_id] == split.task.classes[label].name
+        for _, label, told in only("retrieve_text", upstream, split)
+    ]
+    assert np.mean(right) > 0.5  # by chance it would be about 0.05
+
+
+def test_retrieval_by_image_names_the_shot_that_found_it(upstream, split):
+    of = dict(zip(split.shots.ids, split.shots.labels, strict=True))
+    for _, label, told in only("retrieve_image", upstream, split):
+        assert of[told.parents[0]] == label and -1 <= told.similarity <= 1
+
+
+def test_random_images_have_every_label_and_no_rank(upstream, split):
+    told = list(only("random_corpus", upstream, split))
+    assert len({row.corpus_id for _, _, row in told}) == 20
+    assert all(row.similarity is None and row.prompt is None for _, _, row in told)
+
+
+def test_generated_images_come_from_the_class_prompts(upstream, split):
+    for _, label, told in only("prompt_simple", upstream, split, steps=1, guidance_scale=1):
+        assert told.prompt in split.task.classes[label].prompts
+        assert told.nfe == 1

@@ -1,0 +1,477 @@
+"""The page: what it says, and what it never does. No browser here."""
+
+import hashlib
+import io
+import json
+import re
+import shutil
+import subprocess
+import sys
+from functools import cache
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from benchmark.board import Board, Contest, Note, Row, Section, order_rows
+from benchmark.data import load_split
+from benchmark.errors import RecordError, StorageError
+from benchmark.imaging import encode_png
+from benchmark.page import build_site, render
+from benchmark.records import check, read_record, records_frame, table_hash
+from benchmark.registry import load_registry
+from benchmark.statistics import Estimate
+from benchmark.store import Augmented, Store, read_results
+from tests.test_records import golden, ledger
+
+FIND = """
+import benchmark
+
+FACTS = benchmark.Facts(title="Found in the corpus", family="retrieve", query="class name")
+
+
+def augment(shots, upstream, meter, rng, params):
+    raise NotImplementedError
+"""
+PAINT = FIND.replace("Found in the corpus", "<script>alert(1)</script>").replace(
+    "retrieve", "prompt"
+)
+# Right answers of 400, per method; the control last.
+SCORES = {"find": 300, "paint": 240, "none": 200}
+FAMILIES = {"find": "retrieve", "paint": "prompt", "none": "control", "repeat": "classical"}
+ORIGINS = {"find": "retrieved", "paint": "generated"}
+N_TEST = 400
+
+
+def sha(*parts):
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+
+@cache
+def drawn(root, seed):
+    task = load_registry(root).task("shapes-3shot")
+    return task, load_split(task, seed, root).hash
+
+
+def write_trial(folder, root, method, seed, right, classifier="linear-probe", **changes):
+    """A trial with its artefacts, as the runner would leave it; ``right=None`` is a failure."""
+    task, split_hash = drawn(root, seed)
+    cell = (task.name, classifier, seed)
+    values = {
+        "record_id": sha(method, cell),
+        "trial_id": sha(method, seed),
+        "control_id": sha("none", cell),
+        "status": "ok",
+        "reason": "",
+        "cap": "",
+        "task": task.name,
+        "method": method,
+        "method_name": method,
+        "family": FAMILIES[method],
+        "classifier": classifier,
+        "seed": seed,
+        "n_classes": 3,
+        "n_test": N_TEST,
+        "split_hash": split_hash,
+        "tflops": {"find": 0.5, "paint": 12.0}.get(method, 0.0),
+    } | changes
+    store = Store(folder)
+    if right is None:
+        values |= {"n_test": 0, "n_correct": 0, "value": None, "predictions_hash": None}
+        values |= {"ledger_hash": None, "images_accepted": 0}
+        store.write_failure(read_record(golden(**values), "made"))
+        return
+    predictions = made_predictions(right)
+    made = made_images(task, method)
+    values |= {"n_correct": right, "value": right / N_TEST, "images_accepted": len(made.pixels)}
+    values |= {"predictions_hash": table_hash(predictions), "ledger_hash": table_hash(made.ledger)}
+    record = read_record(golden(**values), "made")
+    place = store.trial_folder(task.name, method, record.trial_id)
+    store.write_augmented(place, made, encode_png)
+    store.write_record(place, record, predictions)
+
+
+def made_predictions(right):
+    """The first ``right`` of 400 test images are classified rightly."""
+    labels = np.arange(N_TEST) % 3
+    guesses = np.where(np.arange(N_TEST) < right, labels, (labels + 1) % 3)
+    ids = [f"test/{index}" for index in range(N_TEST)]
+    frame = pd.DataFrame({"id": ids, "label": labels, "prediction": guesses})
+    return check("predictions", frame, "made")
+
+
+def made_images(task, method):
+    """Four plain images per class; the first of a retrieval lies on a test image."""
+    count = 12 if method in ORIGINS else 0
+    rows = []
+    for index in range(count):
+        near = 1.0 if (method, index) == ("find", 0) else 0.5
+        told = {"nearest_test_id": "shapes/00", "nearest_test_similarity": near}
+        if method == "find":
+            told |= {"corpus_id": f"clip-art/{index}", "licence": "CC-BY-4.0", "similarity": 0.8}
+        prompt = 'a "red" <b>circle</b>'
+        facts = {"origin": ORIGINS[method], "label": index % 3, "prompt": prompt, **told}
+        rows.append(ledger(index=index, class_name=task.classes[index % 3].name, **facts))
+    frame = pd.concat(rows, ignore_index=True) if rows else ledger().iloc[:0]
+    frame = check("ledger", frame, "made")
+    colours = np.arange(count, dtype=np.uint8)[:, None, None, None] * 20
+    pixels = np.broadcast_to(colours, (count, 32, 32, 3)).copy()
+    facts = {"ledger_hash": table_hash(frame)}
+    return Augmented(facts, frame, pixels, np.arange(count) % 3)
+
+
+@pytest.fixture(scope="session")
+def written(tmp_path_factory):
+    """A folder of what is made once: ``results`` and the ``site`` built of them."""
+    return tmp_path_factory.mktemp("page")
+
+
+@pytest.fixture
+def contest(tiny_root, tmp_path, written):
+    """A root, and results of a retrieval that leads, on three seeds and two classifiers; one
+    trial failed. A copy for every test."""
+    root = tiny_root(find=FIND, paint=PAINT)
+    if not (written / "results").exists():
+        write_contest(root, written / "results")
+    shutil.copytree(written / "results", tmp_path / "results")
+    return root, tmp_path / "results"
+
+
+@pytest.fixture
+def site(contest, written):
+    """The site of that contest, for tests that only read it."""
+    root, folder = contest
+    if not (written / "site").exists():
+        build_site(folder, root, written / "site")
+    return written / "site"
+
+
+@pytest.fixture
+def text(site):
+    """The page of that contest."""
+    return (site / "index.html").read_text(encoding="utf-8")
+
+
+def write_contest(root, folder):
+    for classifier in ("linear-probe", "resnet-scratch"):
+        for method, right in SCORES.items():
+            for seed in range(3):
+                write_trial(folder, root, method, seed, right - seed, classifier)
+    broken = {"status": "failed", "reason": "it raised <ValueError> & stopped"}
+    write_trial(folder, root, "repeat", 1, None, **broken)
+
+
+def build(root, folder, out):
+    return build_site(folder, root, out).read_text(encoding="utf-8")
+
+
+def gain(value, low, high, seeds=5):
+    return Estimate(value / 100, low / 100, high / 100, seeds, N_TEST)
+
+
+def row(name, family, value=None, **more):
+    given = None if value is None else gain(value, value - 1, value + 1)
+    shown = {"accuracy": given and gain(60 + value, 59 + value, 61 + value), "gain": given}
+    return Row(name, f"The {name}", family, **shown | more)
+
+
+def section(*rows, difference=None, task="toy-1shot", classifier="probe"):
+    contest = Contest(task, "up", "S", classifier)
+    return Section(contest, "Toys", order_rows(rows), difference)
+
+
+def board(*sections):
+    return Board(sections, "2026-11-22", 9, 9, 5, "No augmentation")
+
+
+BOTH = (row("r", "retrieve", 9), row("g", "prompt", 6), row("none", "control", control=True))
+
+
+# --- verdicts ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("difference", "words"),
+    [
+        (gain(3.1, 1.2, 5.0), "Retrieval leads generation by +3.1 points [+1.2, +5.0] over 5"),
+        (gain(-3.1, -5.0, -1.2), "Generation leads retrieval by +3.1 points [+1.2, +5.0] over 5"),
+        (gain(0.4, -0.5, 1.3), "Nothing can be said yet on toy-1shot (budget S, probe)"),
+        (gain(3.1, 1.2, 5.0, seeds=1), "one seed says nothing of other splits"),
+        (gain(0.0, 0.0, 0.0), "the interval holds zero"),
+    ],
+)
+def test_the_headline_follows_the_interval(difference, words):
+    assert words in board(section(*BOTH, difference=difference)).headline
+
+
+def test_the_winner_is_named_first():
+    lost = section(*BOTH, difference=gain(-3, -4, -2))
+    assert lost.verdict.startswith(
+        "Generation leads: The g against The r, +3.0 points [+2.0, +4.0]"
+    )
+    won = section(*BOTH, difference=gain(3, 2, 4))
+    assert won.verdict.startswith("Retrieval leads: The r against The g, +3.0 points [+2.0, +4.0]")
+
+
+@pytest.mark.parametrize(
+    ("wins", "losses", "opens", "headline"),
+    [
+        (2, 0, 0, "Retrieval leads generation in all 2 contests, by 3.0 points."),
+        (0, 2, 1, "Generation leads retrieval in 2 of 3 contests, by 4.0 points; 1 is undecided."),
+        (2, 1, 0, "Retrieval leads generation in 2 of 3 contests, by 3.0 points; "
+                  "generation leads in 1."),
+        (1, 1, 2, "Neither side leads: each wins 1 of 4 contests; 2 are undecided."),
+        (0, 0, 2, "Nothing can be said yet: no side leads in any of 2 contests."),
+    ],
+)  # fmt: skip
+def test_the_headline_counts_contests(wins, losses, opens, headline):
+    differences = [gain(3, 2, 4)] * wins + [gain(-4, -5, -3)] * losses + [gain(0, -1, 1)] * opens
+    assert board(*(section(*BOTH, difference=each) for each in differences)).headline == headline
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ([BOTH[0], BOTH[2]], "no diffusion method has a gain"),
+        ([BOTH[1], BOTH[2]], "no retrieval method has a gain"),
+        ([BOTH[2]], "no retrieval and no diffusion method has a gain"),
+        ([BOTH[0], row("g", "prompt", notes=(Note("failed", "x", (0,)),))], "no diffusion method"),
+        (BOTH, "The r and The g share no seed"),
+    ],
+)
+def test_a_missing_side_is_told(rows, words):
+    told = board(section(*rows))
+    assert told.headline.startswith("No contest yet") and words in told.headline
+    assert words in render(told, (), "2026-11-22")
+
+
+def test_only_methods_that_compete_are_level_with_the_leader():
+    rows = order_rows(
+        [
+            row("ceiling", "oracle", 20),
+            row("best", "edit", 9),
+            row("near", "retrieve", 7.5),
+            row("far", "prompt", 3),
+            row("lost", "hybrid"),
+        ]
+    )
+    assert [each.method for each in rows] == ["ceiling", "best", "near", "far", "lost"]
+    assert [each.method for each in rows if each.level] == ["best", "near"]
+
+
+# --- the page ---------------------------------------------------------------------------------
+
+
+class Page(HTMLParser):
+    """Tags in order, each with its attributes."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+
+    def all(self, tag):
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+def test_records_become_a_page(text):
+    assert "Retrieval leads generation in all 2 contests, by 15.0 points." in text
+    # means over seeds 0..2: 299, 239 and 199 of 400
+    for number in ("74.8", "59.8", "49.8", "+25.0", "+10.0"):
+        assert number in text
+    page = Page(text)
+    assert len(page.all("table")) == 2 + 1  # a contest per classifier, one gallery
+    assert all("alt" in image and image["alt"] for image in page.all("img"))
+    assert all(head.get("scope") for head in page.all("th"))
+    assert len(page.all("caption")) == len(page.all("table"))
+    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    for _, attributes in page.tags:
+        if attributes.get("href", "").startswith("#"):
+            assert attributes["href"][1:] in ids
+
+
+def test_titles_prompts_and_reasons_are_escaped(text):
+    assert "<script>alert" not in text and "&lt;script&gt;alert(1)&lt;/script&gt;" in text
+    assert "<b>circle" not in text and "&lt;b&gt;circle&lt;/b&gt;" in text
+    assert "<ValueError>" not in text
+    assert len(Page(text).all("script")) == 1
+
+
+def test_a_failed_trial_is_shown_with_its_reason(text):
+    assert "it raised &lt;ValueError&gt; &amp; stopped" in text and "(seed 1)" in text
+    assert "(1 without a score)" in text
+
+
+def test_the_same_records_give_the_same_bytes(contest, site, tmp_path):
+    root, folder = contest
+    again = build_site(folder, root, tmp_path / "again").parent
+    first, second = (
+        {path.name: path.read_bytes() for path in out.iterdir()} for out in (site, again)
+    )
+    assert first == second and set(first) == {"index.html", "records.csv", "records.json"}
+
+
+def test_the_date_is_the_newest_records_unless_it_is_given(contest, text, tmp_path):
+    root, folder = contest
+    assert '<time datetime="2026-11-22">' in text
+    given = build_site(folder, root, tmp_path / "b", date="2030-01-02").read_text()
+    assert '<time datetime="2030-01-02">' in given and "2026-11-22" not in given
+
+
+def test_the_page_needs_nothing_but_itself(text):
+    page = Page(text)
+    for tag, attributes in page.tags:
+        if "src" in attributes:
+            assert attributes["src"].startswith("data:image/png;base64,"), tag
+        if "href" in attributes:
+            assert tag == "a", f"<{tag} href> would be fetched"
+        assert not any(name.startswith("on") for name in attributes)
+    (policy,) = (m for m in page.all("meta") if m.get("http-equiv") == "Content-Security-Policy")
+    assert policy["content"].startswith("default-src 'none'")
+    assert "@import" not in text and "url(" not in text
+
+
+def test_the_rows_lie_beside_the_page(contest, site):
+    root, folder = contest
+    records = [stored.record for stored in read_results(folder)]
+    rows = json.loads((site / "records.json").read_text())
+    assert [read_record(json.dumps(values), "json") for values in rows] == records
+    table = pd.read_csv(site / "records.csv")
+    assert table["record_id"].tolist() == records_frame(records)["record_id"].tolist()
+
+
+def test_the_gallery_shows_shots_and_what_was_added(text):
+    page = Page(text)
+    alts = [image["alt"] for image in page.all("img")]
+    assert "Real shots: red circle, 3 images" in alts
+    assert "Found in the corpus: blue square, 4 images" in alts
+    assert len(alts) == 3 * 3  # classes x (shots, find, paint)
+    told = [attributes["title"] for attributes in page.all("i")]
+    assert (
+        told.count('generated · prompt “a "red" <b>circle</b>” · seed 5 · guidance 3 · 40 NFE')
+        == 12
+    )
+    assert any(words.startswith("retrieved · clip-art/0 · found by") for words in told)
+    assert [words for words in told if "very near to test image shapes/00" in words] == [
+        attributes["title"] for attributes in page.all("i") if attributes.get("class") == "near"
+    ]
+    assert len(page.all("i")) == 9 + 12 + 12
+
+
+def test_sheets_hold_the_pixels_that_were_trained_on(text):
+    import base64
+
+    page = Page(text)
+    (image,) = (
+        each for each in page.all("img") if each["alt"].startswith("Found in the corpus: red")
+    )
+    sheet = Image.open(io.BytesIO(base64.b64decode(image["src"].partition(",")[2])))
+    assert sheet.size == (96, 64)
+    pixels = np.asarray(sheet.convert("RGBA"))
+    assert pixels[:32, ::32, 0][0].tolist() == [0, 60, 120]  # images 0, 3, 6
+    assert pixels[40, 10].tolist() == [180, 180, 180, 255]  # image 9
+    assert pixels[40, 50, 3] == 0  # no fifth image
+
+
+def test_credits_name_collections_and_licences(text):
+    assert "Shapes (CC0-1.0)" in text and "clip-art (CC-BY-4.0)" in text
+
+
+def test_images_that_are_gone_are_told_and_the_rest_is_shown(contest, tmp_path):
+    root, folder = contest
+    for path in folder.rglob("find/*/augment/images.parquet"):
+        path.write_bytes(b"x")
+    text = build(root, folder, tmp_path / "site")
+    assert "Found in the corpus: not shown:" in text and "Real shots: red circle" in text
+
+
+def test_shots_of_other_data_are_not_shown(contest, tmp_path, change_rows):
+    root, folder = contest
+    change_rows(root, lambda rows: rows.reverse())
+    change_rows(root, lambda rows: [row.update(id=row["id"] + "x") for row in rows])
+    text = build(root, folder, tmp_path / "site")
+    assert "draw another split" in text and "Real shots: red circle" not in text
+
+
+def test_methods_and_tasks_that_are_gone_keep_their_rows(contest, tmp_path):
+    root, folder = contest
+    (root / "methods" / "find.py").unlink()
+    (root / "tasks" / "shapes.toml").unlink()
+    text = build(root, folder, tmp_path / "site")
+    assert "<code>find</code>" in text and "shapes-3shot" in text and "+25.0" in text
+
+
+def test_without_the_control_there_is_no_gain_and_no_contest(contest, tmp_path):
+    root, folder = contest
+    for path in folder.rglob("none/*/*/record.json"):
+        path.unlink()
+    text = build(root, folder, tmp_path / "site")
+    assert "No gain to draw" in text and "No contest yet" in text and "74.8" in text
+
+
+@pytest.mark.parametrize("missing", [True, False])
+def test_without_results_the_page_says_how_to_make_some(shapes, tmp_path, missing):
+    folder = tmp_path / "results"
+    if not missing:
+        folder.mkdir()
+    text = build(shapes, folder, tmp_path / "site")
+    assert "No results yet" in text and "bench sweep" in text
+    assert [path.name for path in (tmp_path / "site").iterdir()] == ["index.html"]
+    assert not Page(text).all("table") and "records.csv" not in text
+
+
+def test_predictions_that_were_changed_are_refused(contest, tmp_path):
+    root, folder = contest
+    path = next(folder.rglob("paint/*/linear-probe/predictions.parquet"))
+    made_predictions(N_TEST).to_parquet(path, index=False)
+    with pytest.raises(RecordError, match="predictions_hash"):
+        build(root, folder, tmp_path / "site")
+
+
+def test_a_folder_that_cannot_be_written_is_named(shapes, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="file/site"):
+        build(shapes, tmp_path / "results", tmp_path / "file" / "site")
+
+
+def test_the_switch_offers_what_there_is(text):
+    page = Page(text)
+    offered = [(each["name"], each["value"]) for each in page.all("input")]
+    assert offered == [("classifier", "linear-probe"), ("classifier", "resnet-scratch")]
+    lone = Page(render(board(section(*BOTH, difference=gain(3, 2, 4))), (), ""))
+    assert not lone.all("form")
+
+
+@pytest.mark.parametrize("name", ["m" * 60, "prompt_simple[a=1,b=2,c=3,d=4,e=5,f=6]", "ü<&>\"'"])
+def test_odd_names_are_drawn_and_escaped(name):
+    rows = (row(name, "retrieve", 9, tflops=1.0), row("g", "prompt", 6, tflops=1.0), BOTH[2])
+    text = render(board(section(*rows, difference=gain(3, 2, 4))), (), "")
+    assert Page(text).all("svg") and "<&>" not in text
+
+
+def test_extreme_numbers_are_drawn():
+    rows = [
+        row("r", "retrieve", 0, gain=gain(0, 0, 0), tflops=1e-9),
+        row("g", "personalize", -100, gain=gain(-100, -100, -100), tflops=1e9),
+        row("x", "oracle", 100, gain=gain(100, 100, 100), tflops=3.0),
+    ]
+    text = render(board(section(*rows, difference=gain(100, 100, 100))), (), "")
+    assert "−100.0" in text and "+100.0" in text and not re.search(r"\bNaN\b", text)
+
+
+def test_building_the_page_imports_no_torch(contest, tmp_path):
+    root, folder = contest
+    code = (
+        "import sys; from pathlib import Path; from benchmark.page import build_site;"
+        "build_site(*map(Path, sys.argv[1:]));"
+        "print(sorted({'torch', 'diffusers', 'open_clip', 'timm', 'datasets'} & set(sys.modules)))"
+    )
+    command = [sys.executable, "-c", code, str(folder), str(root), str(tmp_path / "site")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

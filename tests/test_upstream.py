@@ -1,0 +1,601 @@
+"""The upstream on the real pocket models: corpus, encoder, features, index, generator."""
+
+from __future__ import annotations
+
+import copy
+import importlib.metadata
+import shutil
+import socket
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+from benchmark.errors import BudgetStop, ConfigError, DataError, MethodError, StorageError
+from benchmark.imaging import decode
+from benchmark.meter import Meter, count_flops
+from benchmark.root import cache_folder
+from benchmark.upstream import Neighbours, Upstream, index, open_upstream
+from benchmark.upstream.corpus import Corpus
+from benchmark.upstream.encoder import Encoder
+from benchmark.upstream.features import features
+from benchmark.upstream.generator import Generator, to_pixels
+from benchmark.upstream.index import ExactIndex, FaissIndex, choose_index, load_faiss
+from benchmark.upstream.loading import half_precision, pick_device
+from tests.small import EVERY, budget, small_spec
+
+
+@pytest.fixture(scope="module")
+def upstream(root) -> Upstream:
+    return open_upstream("small", small_spec(root), root, "cpu")
+
+
+@pytest.fixture(scope="module")
+def rows(root) -> list[dict]:
+    return pq.read_table(root / "pocket/corpus/train.parquet").to_pylist()[::EVERY]
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("the network was asked")
+
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    for name in ("connect", "connect_ex"):
+        monkeypatch.setattr(socket.socket, name, refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+
+
+@pytest.fixture
+def own_cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "cache"))
+    cache_folder.cache_clear()
+    yield tmp_path / "cache"
+    monkeypatch.undo()
+    cache_folder.cache_clear()
+
+
+def damage(path: Path, keep: float = 0.5) -> None:
+    """Truncates a file, or a link's copy of it."""
+    data = path.read_bytes()
+    path.unlink()
+    path.write_bytes(data[: int(len(data) * keep)])
+
+
+def unit(*shape: int, seed: int = 0) -> torch.Tensor:
+    values = torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+    return torch.nn.functional.normalize(values, dim=-1)
+
+
+# --- corpus -------------------------------------------------------------------------------------
+
+
+def test_a_corpus_tells_what_its_file_holds(upstream, rows):
+    corpus = upstream.corpus
+    assert len(corpus) == len(rows)
+    for row in (0, 17, len(rows) - 1):
+        assert corpus.ids[row] == rows[row]["id"]
+        assert corpus.captions[row] == rows[row]["caption"]
+        assert corpus.licence(row) == rows[row]["license"]
+        told = corpus.provenance(row, rank=3)
+        assert (told.origin, told.corpus_id, told.rank) == ("retrieved", rows[row]["id"], 3)
+        assert told.source == corpus.name and corpus.hash[:12] in corpus.name
+
+
+def test_a_corpus_decodes_the_images_it_is_asked_for(upstream, rows):
+    asked = np.array([5, 2, 5])
+    expected = [decode(rows[row]["image"]["bytes"], None, "") for row in asked]
+    assert np.array_equal(upstream.corpus.images(asked), expected)
+    assert upstream.corpus.pixels(asked, 16).shape == (3, 16, 16, 3)
+    assert upstream.corpus.pixels([], 16).shape == (0, 16, 16, 3)
+
+
+@pytest.fixture
+def parquet(tmp_path, root):
+    """A function that writes a corpus of its own and opens it."""
+
+    def write(table: list[dict], **columns: str | None) -> Corpus:
+        pq.write_table(pa.Table.from_pylist(table), tmp_path / "corpus.parquet")
+        spec = small_spec(root, corpus={"data_files": ["corpus.parquet"], **columns})
+        return Corpus(spec, tmp_path)
+
+    return write
+
+
+def test_columns_may_have_other_names(parquet, rows):
+    told = [{"__key__": row["id"], "png": row["image"], "txt": row["caption"]} for row in rows[:3]]
+    corpus = parquet(told, id="__key__", image="png", caption="txt", licence=None)
+    assert list(corpus.ids) == [row["id"] for row in rows[:3]]
+    assert corpus.licence(0) is None
+
+
+def test_images_may_be_plain_bytes_or_files_beside(parquet, rows, tmp_path):
+    (tmp_path / "a.png").write_bytes(rows[0]["image"]["bytes"])
+    there = {"bytes": None, "path": str(tmp_path / "a.png")}
+    by_path = parquet([rows[0] | {"image": there}]).images([0])
+    by_bytes = parquet([rows[0] | {"image": rows[0]["image"]["bytes"]}]).images([0])
+    assert np.array_equal(by_path, by_bytes)
+    (tmp_path / "a.png").unlink()
+    with pytest.raises(DataError, match=rows[0]["id"]):
+        parquet([rows[0] | {"image": there}]).images([0])
+
+
+def test_a_missing_column_is_named_with_those_there_are(parquet, rows):
+    with pytest.raises(DataError, match="corpus.parquet: no column 'text'; it has .*caption"):
+        parquet(rows[:2], caption="text")
+
+
+def test_a_damaged_image_is_named(parquet, rows):
+    cut = {"bytes": rows[1]["image"]["bytes"][:100], "path": None}
+    corpus = parquet([rows[0], rows[1] | {"image": cut}])
+    with pytest.raises(DataError, match=rows[1]["id"]):
+        corpus.pixels([0, 1], 32)
+
+
+def test_an_empty_corpus_is_refused(root, tmp_path, rows):
+    pq.write_table(pa.Table.from_pylist(rows[:1])[:0], tmp_path / "corpus.parquet")
+    with pytest.raises(DataError, match="no image"):
+        Corpus(small_spec(root, corpus={"data_files": ["corpus.parquet"]}), tmp_path)
+
+
+def test_a_damaged_parquet_file_is_named(root, tmp_path, rows):
+    spec = small_spec(root, corpus={"data_files": ["*.parquet"]})
+    for name in ("a", "b"):
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / f"{name}.parquet")
+    assert len(Corpus(spec, tmp_path)) == 2 * len(rows)
+    data = bytearray((tmp_path / "b.parquet").read_bytes())
+    data[1000:3000] = b"x" * 2000  # its footer is still whole
+    (tmp_path / "b.parquet").write_bytes(data)
+    with pytest.raises(DataError, match="b.parquet") as fault:
+        Corpus(spec, tmp_path)
+    assert "a.parquet" not in str(fault.value)
+    damage(tmp_path / "a.parquet")
+    with pytest.raises(DataError, match="a.parquet: not a whole parquet file"):
+        Corpus(spec, tmp_path)
+    with pytest.raises(DataError, match="no file matches"):
+        Corpus(small_spec(root, corpus={"data_files": ["none/*.parquet"]}), tmp_path)
+
+
+# --- encoder ------------------------------------------------------------------------------------
+
+
+def test_features_are_those_of_open_clip(upstream, root):
+    import open_clip
+
+    name = f"local-dir:{root / 'pocket/clip'}"
+    model, transform = open_clip.create_model_from_pretrained(name)
+    images = upstream.corpus.pixels(range(3), 32)
+    with torch.no_grad():
+        inputs = torch.stack([transform(Image.fromarray(image)) for image in images])
+        seen = model.eval().encode_image(inputs, normalize=True)
+        read = model.encode_text(open_clip.get_tokenizer(name)(["a red hat"]), normalize=True)
+    assert torch.allclose(upstream.encoder.encode_images(images), seen, atol=1e-6)
+    assert torch.allclose(upstream.encoder.encode_texts(["a red hat"]), read, atol=1e-6)
+
+
+def test_features_are_unit_vectors_in_batches_of_any_size(upstream, root):
+    encoder = upstream.encoder
+    images = upstream.corpus.images(range(7))
+    other = Encoder(small_spec(root, encoder={"batch_size": 3}), root)
+    found = encoder.encode_images(images)
+    assert found.shape == (7, encoder.dim) and found.dtype == torch.float32
+    assert torch.allclose(found.norm(dim=1), torch.ones(7), atol=1e-6)
+    assert torch.allclose(found, other.encode_images(images), atol=1e-5)
+    assert encoder.encode_images([]).shape == encoder.encode_texts([]).shape == (0, encoder.dim)
+
+
+def test_images_of_different_sizes_and_endless_texts_are_encoded(upstream):
+    sizes = [np.zeros((32, 32, 3), np.uint8), np.full((90, 40, 3), 255, np.uint8)]
+    assert upstream.encoder.encode_images(sizes).isfinite().all()
+    long, cut = upstream.encoder.encode_texts(["cat " * 500, "cat " * 400])
+    assert torch.equal(long, cut)  # the tokenizer cuts both at the same place
+
+
+def test_the_text_of_an_image_is_nearer_than_another(upstream):
+    texts = upstream.encoder.encode_texts(["a photo of a t-shirt", "a photo of an ankle boot"])
+    captions = list(upstream.corpus.captions)
+    row = captions.index("ankle boot") if "ankle boot" in captions else captions.index("sneaker")
+    image = upstream.encoder.encode_images(upstream.corpus.images([row]))
+    assert (image @ texts.T).argmax() == 1
+
+
+def test_training_the_image_tower_leaves_the_encoder_alone(upstream):
+    images = upstream.corpus.pixels(range(2), 32)
+    before = upstream.encoder.encode_images(images)
+    tower, preprocess = upstream.encoder.image_tower()
+    assert (preprocess.size, preprocess.mean) == (64, (0.5, 0.5, 0.5))
+    inputs = torch.zeros(2, 3, preprocess.size, preprocess.size)
+    assert tower(inputs).shape == (2, upstream.encoder.dim)
+    with torch.no_grad():
+        for weight in tower.parameters():
+            assert weight.requires_grad
+            weight.zero_()
+    assert torch.equal(upstream.encoder.encode_images(images), before)
+
+
+@pytest.mark.parametrize("file", ["open_clip_model.safetensors", "open_clip_config.json"])
+def test_a_damaged_encoder_file_is_named(root, tmp_path, file):
+    shutil.copytree(root / "pocket/clip", tmp_path / "pocket/clip")
+    damage(tmp_path / "pocket/clip" / file, keep=0.9)
+    with pytest.raises(DataError, match=file):
+        Encoder(small_spec(root), tmp_path)
+
+
+def test_an_encoder_without_weights_or_folder_is_refused(root, tmp_path):
+    with pytest.raises(DataError, match="pocket/clip"):
+        Encoder(small_spec(root), tmp_path)
+    shutil.copytree(root / "pocket/clip", tmp_path / "pocket/clip")
+    (tmp_path / "pocket/clip/open_clip_model.safetensors").unlink()
+    with pytest.raises(DataError, match="weights"):
+        Encoder(small_spec(root), tmp_path)
+
+
+# --- features -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def few(own_cache, parquet, rows):
+    """Three images, in a cache of their own."""
+    return parquet(rows[:3])
+
+
+def test_features_are_kept_and_made_again_when_damaged(few, upstream, own_cache):
+    encoder, told = upstream.encoder, []
+    made = features(few, encoder, lambda *step: told.append(step))
+    assert np.allclose(made, encoder.encode_images(few.images(range(3))), atol=1e-6)
+    assert told[-1] == ("features", 3, 3)
+    assert not made.flags.writeable
+    features(few, encoder, lambda *_: pytest.fail("computed twice"))
+    (path,) = (own_cache / "features").glob("*.npy")
+    for keep in (0.9, 0.01, 0):
+        damage(path, keep)
+        assert np.array_equal(features(few, encoder), made)
+    assert not list(own_cache.rglob("*.tmp"))
+
+
+def test_interrupted_features_leave_nothing(few, upstream, own_cache):
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        features(few, upstream.encoder, interrupt)
+    assert not list((own_cache / "features").glob("*.npy*"))
+    assert features(few, upstream.encoder).shape == (3, upstream.encoder.dim)
+
+
+def test_a_cache_that_cannot_be_written_is_named(few, upstream, own_cache):
+    shutil.rmtree(own_cache / "features", ignore_errors=True)
+    (own_cache / "features").write_text("a file where a folder should be")
+    with pytest.raises(StorageError, match="features"):
+        features(few, upstream.encoder)
+
+
+# --- index --------------------------------------------------------------------------------------
+
+
+def brute_force(stored: torch.Tensor, queries: torch.Tensor, k: int):
+    scores = (queries @ stored.T).round(decimals=6)
+    order = scores.sort(dim=1, descending=True, stable=True).indices[:, :k]
+    return scores.gather(1, order), order
+
+
+@pytest.mark.parametrize("chunk", [7, 50, 10_000])
+def test_exact_search_is_brute_force_also_in_pieces(monkeypatch, chunk):
+    monkeypatch.setattr(index, "CHUNK", chunk)
+    stored, queries = unit(200, 16), unit(9, 16, seed=1)
+    found, rows = ExactIndex(stored.numpy()).search(queries, 12)
+    expected, order = brute_force(stored, queries, 12)
+    assert torch.equal(rows, order) and torch.allclose(found, expected, atol=2e-6)
+    assert rows.dtype == torch.int64
+
+
+@pytest.mark.parametrize("k", [1, 5, 10, 40])
+def test_equal_images_rank_by_row(monkeypatch, k):
+    monkeypatch.setattr(index, "CHUNK", 13)
+    stored = unit(4, 16).repeat(10, 1)  # rows 0, 4, 8, ... are copies
+    _, rows = ExactIndex(stored.numpy()).search(stored[:1], k)
+    assert rows[0, :10].tolist() == list(range(0, 40, 4))[:k]
+
+
+def test_faiss_finds_what_the_exact_search_finds(upstream):
+    queries = upstream.encoder.encode_texts(["a flag", "a dress", "a smiling face"])
+    stored = features(upstream.corpus, upstream.encoder)
+    for of_all, of_faiss in zip(
+        ExactIndex(stored).search(queries, 20), FaissIndex(stored).search(queries, 20), strict=True
+    ):
+        assert torch.allclose(of_all.float(), of_faiss.float(), atol=2e-6)
+
+
+def test_faiss_is_optional(monkeypatch):
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    monkeypatch.setattr(index, "packages_distributions", dict)
+    assert load_faiss() is None
+    with pytest.raises(ConfigError, match="augbench"):
+        FaissIndex(np.zeros((1, 2), np.float32))
+
+
+@pytest.mark.parametrize(
+    ("owners", "module"),
+    [
+        (["faiss-cpu", "faiss-gpu"], types.SimpleNamespace(IndexFlatIP=1)),  # both installed
+        (["faiss-gpu"], types.SimpleNamespace()),  # one removed: its files are gone
+        (["faiss-gpu"], None),  # it does not import
+    ],
+)
+def test_a_mixed_faiss_says_how_to_mend_it(monkeypatch, owners, module):
+    monkeypatch.setitem(sys.modules, "faiss", module)
+    monkeypatch.setattr(index, "packages_distributions", lambda: {"faiss": owners})
+    with pytest.raises(ConfigError, match="faiss-gpu.*pip uninstall -y faiss-cpu faiss-gpu"):
+        load_faiss()
+
+
+@pytest.mark.parametrize(
+    ("device", "gpus", "kind"), [("cpu", 1, "E"), ("cuda", 0, "E"), ("cuda", 1, "F")]
+)
+def test_faiss_is_chosen_where_it_has_a_gpu(monkeypatch, device, gpus, kind):
+    import faiss
+
+    monkeypatch.setattr(faiss, "get_num_gpus", lambda: gpus)
+    monkeypatch.setattr(faiss, "index_cpu_to_all_gpus", lambda made: made, raising=False)
+    chosen = choose_index(unit(5, 4).numpy(), device)
+    assert isinstance(chosen, {"E": ExactIndex, "F": FaissIndex}[kind])
+
+
+# --- generator ----------------------------------------------------------------------------------
+
+PROMPTS = ["a photo of a dress", "a photo of a bag", "a photo of a sneaker", "a photo of a coat"]
+
+
+def generate(generator: Generator, count: int = 4, **changes) -> tuple[np.ndarray, list]:
+    asked = {"size": 32, "guidance_scale": 3.0, "steps": 2} | changes
+    batches = list(
+        generator.text_to_image(PROMPTS[:count], range(count), range(10, 10 + count), **asked)
+    )
+    told = [row for batch in batches for row in batch.provenance]
+    assert [label for batch in batches for label in batch.labels] == list(range(count))
+    return np.concatenate([batch.pixels for batch in batches]), told
+
+
+def test_an_image_is_what_the_pipeline_makes_of_its_prompt_and_seed(upstream):
+    generator = upstream.generator
+    pixels, _ = generate(generator)
+    for row, prompt in enumerate(PROMPTS):
+        plain = generator.pipeline(
+            prompt,
+            height=32,
+            width=32,
+            num_inference_steps=2,
+            guidance_scale=3.0,
+            generator=torch.Generator().manual_seed(10 + row),
+        ).images[0]
+        difference = np.asarray(plain).astype(int) - pixels[row]
+        assert abs(difference).max() <= 1  # rounding: the batch is another
+
+
+def test_provenance_says_how_to_make_an_image_again(upstream):
+    _, told = generate(upstream.generator)
+    assert [row.prompt for row in told] == PROMPTS
+    assert [row.seed for row in told] == [10, 11, 12, 13]
+    assert {(row.origin, row.guidance_scale, row.source) for row in told} == {
+        ("generated", 3.0, upstream.generator.name)
+    }
+    assert upstream.generator.hash[:12] in upstream.generator.name
+
+
+@pytest.mark.parametrize(("guidance", "nfe"), [(3.0, 4), (1.0, 2)])
+def test_guidance_doubles_the_evaluations(upstream, guidance, nfe):
+    meter = Meter(budget(), 4)
+    with upstream.metered(meter):
+        _, told = generate(upstream.generator, 3, guidance_scale=guidance)
+    assert [row.nfe for row in told] == [nfe] * 3
+    assert (meter.total().nfe, meter.total().images) == (3 * nfe, 3)
+
+
+def test_other_sizes_and_negative_prompts(upstream):
+    pixels, _ = generate(upstream.generator, 2, size=24, negative_prompt="blue")
+    plain, _ = generate(upstream.generator, 2)
+    assert pixels.shape == (2, 24, 24, 3) and pixels.dtype == np.uint8
+    assert not np.array_equal(pixels, plain[:, 4:28, 4:28])
+
+
+def test_what_is_not_finite_is_refused(upstream):
+    broken = torch.zeros(1, 3, 4, 4)
+    broken[0, 0, 0, 0] = torch.nan
+    with pytest.raises(MethodError, match="not finite"):
+        to_pixels(broken, 4)
+    pipeline = copy.copy(upstream.generator.pipeline)
+    pipeline.unet = copy.deepcopy(pipeline.unet)
+    pipeline.unet.conv_out.bias.data.fill_(torch.nan)  # as when training diverged
+    with pytest.raises(MethodError, match="not finite"):
+        generate(upstream.generator, 1, pipeline=pipeline)
+    generate(upstream.generator, 1)  # the upstream's own is whole
+
+
+def test_the_cost_of_a_batch_is_exact(upstream):
+    pipeline, meter = upstream.generator.pipeline, Meter(budget(), 4)
+    with upstream.metered(meter):
+        generate(upstream.generator, 4)
+    latents, states = torch.zeros(8, 4, 8, 8), torch.zeros(8, 32, 192)
+    step = count_flops(pipeline.unet, (latents, 1), {"encoder_hidden_states": states}, False)
+    texts = count_flops(pipeline.text_encoder, (torch.zeros(8, 32, dtype=torch.long),), {}, False)
+    decoder = pipeline.vae.decoder, pipeline.vae.post_quant_conv
+    decoded = sum(count_flops(part, (latents[:4],), {}, False) for part in decoder)
+    assert meter.total().tflops * 1e12 == pytest.approx(2 * step + texts + decoded, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    "file", ["unet/diffusion_pytorch_model.safetensors", "scheduler/scheduler_config.json"]
+)
+def test_a_damaged_generator_file_is_named(root, tmp_path, file):
+    shutil.copytree(root / "pocket/stable-diffusion", tmp_path / "pocket/stable-diffusion")
+    damage(tmp_path / "pocket/stable-diffusion" / file, keep=0.9)
+    with pytest.raises(DataError, match=file):
+        Generator(small_spec(root), tmp_path)
+    (tmp_path / "pocket/stable-diffusion" / file).unlink()
+    with pytest.raises(DataError, match="pocket/stable-diffusion"):
+        Generator(small_spec(root), tmp_path)
+
+
+def test_a_generator_that_is_nowhere_is_refused_without_asking_the_network(root, tmp_path):
+    with pytest.raises(DataError, match="no such folder"):
+        Generator(small_spec(root), tmp_path)
+
+
+def test_a_size_that_the_autoencoder_cannot_make_is_refused(root):
+    with pytest.raises(ConfigError, match="multiple of 4"):
+        Generator(small_spec(root, generator={"size": 30}), root)
+
+
+# --- the whole ----------------------------------------------------------------------------------
+
+
+def test_local_folders_are_loaded_without_the_network(root, own_cache, no_network):
+    opened = open_upstream("small", small_spec(root), root, "cpu")
+    assert len(opened.corpus) and opened.encoder.dim and opened.generator.size == 32
+
+
+def test_nearest_takes_the_best_query_of_each_class(upstream):
+    queries = [unit(3, upstream.encoder.dim, seed=5), unit(1, upstream.encoder.dim, seed=6)]
+    stored = torch.from_numpy(np.array(features(upstream.corpus, upstream.encoder)))
+    for query, found in zip(queries, upstream.nearest(queries, 15), strict=True):
+        scores, best = (query @ stored.T).max(dim=0)
+        order = scores.sort(descending=True).indices[:15]
+        assert found.rows.tolist() == order.tolist()
+        assert np.allclose(found.similarity, scores[order], atol=2e-6)
+        assert found.query.tolist() == best[order].tolist()
+
+
+def test_nearest_returns_no_more_than_there_is(upstream):
+    (found,) = upstream.nearest([unit(2, upstream.encoder.dim)], 10**6)
+    assert sorted(found.rows.tolist()) == list(range(len(upstream.corpus)))
+
+
+@pytest.mark.parametrize("shape", [(0, 192), (192,), (2, 191)])
+def test_nearest_refuses_queries_that_are_none(upstream, shape):
+    with pytest.raises(MethodError, match=r"class 1: expected shape \[1 or more, 192\]"):
+        upstream.nearest([unit(1, 192), torch.zeros(shape)], 3)
+
+
+def test_retrieval_goes_round_the_classes(upstream):
+    found = [
+        Neighbours(np.array([9, 4, 7]), np.float32([0.9, 0.8, 0.7]), np.array([1, 0, 0])),
+        Neighbours(np.array([4]), np.float32([0.6]), np.array([0])),
+    ]
+    texts, parents = [["a", "b"], ["c"]], [["p", "q"], ["r"]]
+    batches = list(upstream.retrieve(found, texts, 32, parents=parents, batch=3))
+    assert [len(batch.labels) for batch in batches] == [3, 1]
+    told = [row for batch in batches for row in batch.provenance]
+    assert [label for batch in batches for label in batch.labels] == [0, 1, 0, 0]
+    assert [(row.prompt, row.rank, row.parents) for row in told] == [
+        ("b", 0, ("q",)),
+        ("c", 0, ("r",)),
+        ("a", 1, ("p",)),
+        ("a", 2, ("p",)),
+    ]
+    assert [row.corpus_id for row in told] == [upstream.corpus.ids[row] for row in (9, 4, 4, 7)]
+    assert np.array_equal(batches[0].pixels, upstream.corpus.pixels([9, 4, 4], 32))
+
+
+def test_searching_is_charged_and_evaluating_is_not(upstream):
+    queries = [unit(2, 192), unit(1, 192)]
+    meter = Meter(budget(), 2)
+    with upstream.metered(meter), meter.phase("retrieve"):
+        upstream.nearest(queries, 3)
+    upstream.nearest(queries, 3)
+    upstream.encoder.encode_texts(["off the clock"])
+    assert meter.total().tflops * 1e12 == pytest.approx(2 * 3 * len(upstream.corpus) * 192)
+    assert set(meter.spent()) == {"retrieve"}
+
+
+def test_encoding_is_charged_per_image_and_text(upstream):
+    spent = []
+    for images, texts in ((2, 0), (4, 0), (0, 2), (0, 4)):
+        meter = Meter(budget(), 2)
+        with upstream.metered(meter):
+            upstream.encoder.encode_images(upstream.corpus.images(range(images)))
+            upstream.encoder.encode_texts(["a hat"] * texts)
+        spent.append(meter.total().tflops)
+    assert spent[1] == pytest.approx(2 * spent[0]) and spent[3] == pytest.approx(2 * spent[2])
+    assert min(spent) > 0
+
+
+def test_a_search_beyond_the_budget_is_stopped_before_it_starts(upstream):
+    meter = Meter(budget(tflops=1e-6), 2)
+    with upstream.metered(meter), pytest.raises(BudgetStop):
+        upstream.nearest([unit(9, 192)], 3)
+    assert meter.total().tflops == 0
+
+
+def test_loading_and_indexing_are_off_the_clock(root, own_cache, parquet, rows):
+    parquet(rows[:5])
+    spec = small_spec(root, corpus={"data_files": [str(own_cache.parent / "corpus.parquet")]})
+    opened, meter, told = open_upstream("small", spec, root, "cpu"), Meter(budget(), 2), []
+    opened.progress = lambda *step: told.append(step)
+    with opened.metered(meter), meter.alarm():
+        assert opened.index is not None and opened.generator is not None
+    assert told and meter.total().tflops == 0
+    assert meter.total().seconds < 0.5
+
+
+def test_the_hash_follows_the_content(root, parquet, rows, tmp_path):
+    spec = small_spec(root, corpus={"data_files": [str(tmp_path / "corpus.parquet")]})
+    hashes = []
+    for count in (2, 3, 2):
+        parquet(rows[:count])
+        hashes.append(open_upstream("any", spec, root, "cpu").hash)
+    assert hashes[0] == hashes[2] != hashes[1]
+
+
+# --- devices ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("gpus", "apple", "wanted", "expected"),
+    [
+        (0, False, "auto", "cpu"),
+        (2, False, "auto", "cuda"),
+        (0, True, "auto", "mps"),
+        (2, False, "cuda:1", "cuda:1"),
+        (2, True, "cpu", "cpu"),
+    ],
+)
+def test_the_device_is_the_one_asked_for(monkeypatch, gpus, apple, wanted, expected):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: apple)
+    assert pick_device(wanted) == expected
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message"), [("cuda:2", "sees 2 CUDA"), ("mps", "Apple"), ("gpu", "cuda:N")]
+)
+def test_a_device_that_is_not_there_is_refused(monkeypatch, wanted, message):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match=message):
+        pick_device(wanted)
+
+
+@pytest.mark.parametrize(
+    ("device", "bf16", "dtype"),
+    [
+        ("cpu", True, torch.float32),
+        ("cuda:1", True, torch.bfloat16),
+        ("cuda", False, torch.float16),
+    ],
+)
+def test_precision_follows_the_device(monkeypatch, device, bf16, dtype):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: bf16)
+    assert half_precision(device) == dtype
+
+
+def test_faiss_is_installed_once_here():
+    owners = importlib.metadata.packages_distributions()["faiss"]
+    assert len(set(owners)) == 1 and load_faiss() is not None
