@@ -235,8 +235,13 @@ def _contest(
     if dry_run:
         print_plan(cells, folder, as_json)
         return
-    with ProgressListener(quiet or as_json) as listener:
-        outcome = runner.run(cells, folder, listener, options.jobs, options.threads, options.device)
+    engine = (options.jobs, options.threads, options.device)
+    try:
+        with ProgressListener(quiet or as_json) as listener:
+            outcome = runner.run(cells, folder, listener, *engine)
+    except KeyboardInterrupt:
+        typer.echo("bench: interrupted; the same command continues what is left", err=True)
+        raise typer.Exit(130) from None
     print_outcome(outcome, as_json)
     if any(record.status == "failed" for record in outcome.failed):
         raise typer.Exit(1)
@@ -277,12 +282,6 @@ def main() -> None:
     except BenchError as error:
         print(f"bench: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print(
-            "bench: interrupted; what is finished is kept, the same command continues",
-            file=sys.stderr,
-        )
-        sys.exit(130)
 
 
 if __name__ == "__main__":

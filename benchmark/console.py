@@ -61,7 +61,8 @@ class ProgressListener:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.bars.stop()
+        if self.live:
+            self.bars.stop()
 
     def planned(self, total: int, found: int) -> None:
         """See ``runner.Listener``."""

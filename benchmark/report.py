@@ -16,7 +16,6 @@ from benchmark.console import out
 if TYPE_CHECKING:
     from benchmark.registry import Broken, Registry
     from benchmark.runner import Cell, Outcome
-    from benchmark.statistics import Cell as Judged
     from benchmark.statistics import Estimate, Line, Summary
 
 
@@ -44,9 +43,10 @@ def print_plan(cells: Sequence[Cell], results: Path, as_json: bool) -> None:
 
 def print_outcome(outcome: Outcome, as_json: bool) -> None:
     """Accuracy and gain with intervals, spend, what failed, and where the records lie."""
+    from benchmark.statistics import Cell as Judged
     from benchmark.statistics import summarise
 
-    summary = summarise(_cells(outcome))
+    summary = summarise(Judged.of(stored.record, stored.predictions()) for stored in outcome.stored)
     if as_json:
         print(json.dumps(_plain(outcome, summary), indent=1))
         return
@@ -86,17 +86,6 @@ def summary_table(lines: Iterable[Line]) -> Table:
 def _interval(estimate: Estimate, form: str) -> str:
     value, low, high = (100 * part for part in (estimate.value, estimate.low, estimate.high))
     return f"{value:{form}} [{low:{form}}, {high:{form}}]"
-
-
-def _cells(outcome: Outcome) -> list[Judged]:
-    from benchmark.statistics import Cell as Judged
-
-    cells = []
-    for stored in outcome.stored:
-        table = stored.predictions()
-        columns = (table["label"].to_numpy(), table["prediction"].to_numpy())
-        cells.append(Judged(stored.record, table["id"].tolist(), *columns))
-    return cells
 
 
 def _plain(outcome: Outcome, summary: Summary) -> dict[str, Any]:

@@ -10,9 +10,10 @@ import multiprocessing
 import os
 import signal
 import socket
+import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, TimeoutError, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -179,20 +180,28 @@ class _Run:
         self.environment = environment(self.root, device, threads).model_dump(mode="json")
 
     def go(self) -> None:
-        with _progress_socket() as receiver:
-            self.pool = self._start(receiver.getsockname()[1])
+        """Until nothing is left, or Ctrl-C."""
+        with _progress_socket() as self.receiver, _interrupts() as self.interrupted:
+            self.pool = self._start(self.receiver.getsockname()[1])
             try:
-                self._prepare(receiver)
+                self._prepare()
                 while self.queue or self.flying:
                     self._launch()
-                    finished, _ = wait(self.flying, timeout=0.1, return_when=FIRST_COMPLETED)
-                    self._hear(receiver)
-                    for future in finished:
+                    for future in self._wait(self.flying):
                         self._land(self.flying.pop(future), future)
-                self.pool.close()
             finally:
                 self.pool.stop()
                 self.pool.join()
+
+    def _wait(self, futures: Collection[Any]) -> set[Any]:
+        """Those that end within a tenth of a second; shows what the workers tell meanwhile."""
+        finished, _ = wait(futures, timeout=0.1, return_when=FIRST_COMPLETED)
+        with suppress(BlockingIOError):
+            while True:
+                self.listener.progress(*json.loads(self.receiver.recv(65536)))
+        if self.interrupted:
+            raise KeyboardInterrupt
+        return finished
 
     def _start(self, port: int) -> Any:
         from pebble import ProcessPool
@@ -211,7 +220,7 @@ class _Run:
             _ = pool.active  # starts its threads and processes here, where Ctrl-C is blocked
         return pool
 
-    def _prepare(self, receiver: socket.socket) -> None:
+    def _prepare(self) -> None:
         """Once per upstream, before any trial's clock runs."""
         parts: dict[str, set[str]] = {}
         for group in self.waiting.values():
@@ -220,9 +229,8 @@ class _Run:
         for upstream, used in parts.items():
             arguments = (upstream, tuple(sorted(used)))
             future = self.pool.schedule(worker.prepare, args=arguments)
-            while not future.done():
-                wait([future], timeout=0.1)
-                self._hear(receiver)
+            while not self._wait([future]):
+                pass
             done = future.result()
             if done.status == "storage":
                 raise StorageError(done.reason)
@@ -278,11 +286,6 @@ class _Run:
         self.outcome.failed.append(record)
         self.listener.finished(record)
 
-    def _hear(self, receiver: socket.socket) -> None:
-        with suppress(BlockingIOError):
-            while True:
-                self.listener.progress(*json.loads(receiver.recv(65536)))
-
 
 def _result(cell: Cell, future: Any) -> worker.Done:
     """What a half ended with, an ended or dead process included."""
@@ -322,6 +325,29 @@ def _progress_socket() -> Iterator[socket.socket]:
         receiver.bind(("127.0.0.1", 0))
         receiver.setblocking(False)
         yield receiver
+
+
+@contextmanager
+def _interrupts() -> Iterator[list[int]]:
+    """Collects SIGINT and SIGTERM to be looked at between two steps. Raised wherever they come,
+    they are lost where Python ignores exceptions (in callbacks of imports and of the collector);
+    a second one is raised at once."""
+    received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+
+    def receive(number: int, _: object) -> None:
+        received.append(number)
+        if len(received) > 1:
+            raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager

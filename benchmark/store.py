@@ -159,7 +159,7 @@ class Store:
                 raise RecordError(f"{place}: the ledger differs from its hash")
             images = _read_table(place / "images.parquet")
             pixels = [decode(image["bytes"], None, str(place)) for image in images["image"]]
-            labels = images["label"].to_numpy(dtype="int64")
+            labels = images["label"].to_numpy(dtype="int64", copy=True)
             return Augmented(facts, ledger, np.stack(pixels) if pixels else _none(), labels)
         except Exception:  # whatever is wrong with a damaged file, the remedy is the same
             shutil.rmtree(place, ignore_errors=True)

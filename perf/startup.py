@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def seconds(arguments: list[str], repeats: int) -> float:
-    """Median wall-clock seconds of a Python process; the first run, which fills caches, is dropped."""
+    """Median wall-clock seconds of a Python process; the first run fills caches and is dropped."""
     environment = os.environ | {"BENCH_ROOT": str(ROOT), "PYTHONPATH": str(ROOT)}
     taken = []
     for _ in range(repeats + 1):

@@ -34,6 +34,7 @@ trial
 worker
 runner
 statistics
+board
 charts gallery
 page
 console

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import signal
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,12 +19,21 @@ from benchmark.meter import Meter, count_flops, watch
 from benchmark.protocol import BudgetSpec
 from benchmark.root import find_root
 
+torch.set_num_threads(1)
 DIFFUSION = find_root(Path(__file__)) / "pocket" / "stable-diffusion"
 
 
 def meter(tflops: float = 1.0, nfe: int = 1000, seconds: float = 60.0) -> Meter:
     budget = BudgetSpec(images_per_class=1, tflops=tflops, nfe=nfe, seconds=seconds)
     return Meter(budget, n_classes=2)
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Time that passes when ``now`` is changed."""
+    hands = SimpleNamespace(now=100.0)
+    monkeypatch.setattr("benchmark.meter.time.perf_counter", lambda: hands.now)
+    return hands
 
 
 @pytest.fixture(scope="module")
@@ -90,16 +101,23 @@ def test_an_except_exception_of_a_method_does_not_swallow_the_stop():
 # --- the clock ----------------------------------------------------------------------------------
 
 
-def test_the_clock_runs_in_phases_and_stands_while_paused():
+def test_the_clock_runs_in_phases_and_stands_while_paused(clock):
     m = meter()
-    time.sleep(0.02)
-    assert m.total().seconds == 0
+    clock.now += 1
     with m.phase("fit"):
-        time.sleep(0.02)
+        clock.now += 2
         with m.paused():
-            time.sleep(0.3)
+            clock.now += 4
             m.charge(flops=5, nfe=10**9)
-    assert 0.02 <= m.spent()["fit"].seconds < 0.3
+        clock.now += 8
+        with m.phase("filter"):
+            clock.now += 16
+            assert m.left("seconds") == 60 - 26
+    clock.now += 32
+    with m.alarm():
+        clock.now += 0.5
+    seconds = {name: spend.seconds for name, spend in m.spent().items()}
+    assert seconds == {"fit": 10, "filter": 16, "augment": 0.5}
     assert m.total().nfe == 0
 
 
@@ -142,12 +160,22 @@ def test_the_alarm_rings_again_after_it_was_swallowed():
     assert rings == 2
 
 
-def test_the_alarm_is_silent_afterwards_and_while_paused():
-    m = meter(seconds=0.05)
-    with m.alarm(), m.paused():
-        time.sleep(0.1)
-    time.sleep(0.1)
-    assert m.left("seconds") > 0
+def test_the_alarm_is_set_to_what_is_left_and_silent_while_paused(clock, monkeypatch):
+    timer = []
+    monkeypatch.setattr(signal, "setitimer", lambda _, *seconds: timer.append(seconds))
+    handler = signal.getsignal(signal.SIGALRM)
+    m = meter(seconds=60)
+    with m.alarm():
+        assert timer.pop() == (60, 1)
+        clock.now += 10
+        with m.paused(), m.paused():
+            clock.now += 1000
+            assert timer[-1] == (0,)
+            m._ring()  # a signal that was already on its way
+        assert timer.pop() == (50, 1)
+    assert timer[-1] == (0,)
+    m._ring()
+    assert signal.getsignal(signal.SIGALRM) == handler
 
 
 def test_without_signals_the_next_charge_ends_it():

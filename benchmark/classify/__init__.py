@@ -18,11 +18,9 @@ import torch
 from benchmark.classify import finetune, probe, scratch
 from benchmark.classify._batches import Data, Labelled
 from benchmark.classify._training import Fitted, Progress
-from benchmark.data import ImageSet, Split
+from benchmark.data import Split
 from benchmark.protocol import ClassifierSpec, FinetuneSpec, ProbeSpec, ScratchSpec
 from benchmark.upstream import Upstream
-
-_TEST_CHUNK = 1024  # test images decoded at a time
 
 
 @dataclass(frozen=True)
@@ -69,7 +67,7 @@ def train(
     told = progress or (lambda what, done, total: None)
     with _seeded(seed):
         fitted = _fit(spec, _data(split, added), upstream, seed, torch.device(device), told)
-        predictions = _predict(fitted, split.test.read())
+        predictions = fitted.predict(split.test.read().pixels())
     seconds = time.perf_counter() - started
     return Judgement(predictions, fitted.val_value, fitted.selected, seconds)
 
@@ -105,12 +103,6 @@ def _data(split: Split, added: tuple[np.ndarray, np.ndarray]) -> Data:
         n_classes=len(card.classes),
         flip=card.flip,
     )
-
-
-def _predict(fitted: Fitted, test: ImageSet) -> np.ndarray:
-    """Chunk by chunk: a test split may be larger than memory."""
-    chunks = np.array_split(np.arange(len(test)), -(-len(test) // _TEST_CHUNK))
-    return np.concatenate([fitted.predict(test.pixels(rows)) for rows in chunks])
 
 
 @contextmanager

@@ -90,7 +90,7 @@ def plan_batches(
 
 
 def _rows_by_class(labels: np.ndarray, n_classes: int) -> list[torch.Tensor]:
-    given = torch.from_numpy(np.asarray(labels, np.int64))
+    given = torch.tensor(labels)
     return [torch.nonzero(given == label).flatten() for label in range(n_classes)]
 
 
@@ -111,7 +111,8 @@ def _shuffled_epochs(rows: torch.Tensor, count: int, generator: torch.Generator)
 
 def to_float(pixels: np.ndarray, device: torch.device) -> torch.Tensor:
     """uint8 [B, S, S, 3] to float [B, 3, S, S] in 0..1, stored channels-last."""
-    return torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2).float().div_(255)
+    writable = np.require(pixels, requirements=["C", "W"])  # as torch wants it
+    return torch.from_numpy(writable).to(device).permute(0, 3, 1, 2).float().div_(255)
 
 
 def jitter(images: torch.Tensor, flip: bool, generator: torch.Generator) -> torch.Tensor:

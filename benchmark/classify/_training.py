@@ -80,7 +80,7 @@ def fit_network(
     )
     generator = torch.Generator().manual_seed(seed)
     batches = plan_batches(data, recipe.steps, recipe.batch_size, generator)
-    labels = torch.from_numpy(data.labels)
+    labels = torch.tensor(data.labels)
     best = _Best(data.val, network, device)
     last_steps = {recipe.steps * part // recipe.checkpoints for part in _counts(recipe)}
     network.train()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from pathlib import Path
 
 import timm
@@ -11,7 +12,7 @@ from torch import nn
 
 from benchmark.classify._batches import Data
 from benchmark.classify._training import Fitted, Normalise, Progress, fit_network
-from benchmark.errors import ConfigError, DataError, did_you_mean
+from benchmark.errors import ConfigError, DataError
 from benchmark.protocol import FinetuneSpec
 from benchmark.upstream import Upstream
 from benchmark.upstream.loading import loading
@@ -61,8 +62,8 @@ def timm_network(name: str, weights: Path | None, n_classes: int) -> nn.Module:
         DataError: the weights cannot be read, downloaded, or do not fit the model.
     """
     if not timm.is_model(name.partition(".")[0]):
-        near = timm.list_models(f"*{name.partition('_')[0]}*")[:10]
-        raise ConfigError("classifier", [f"model: timm has no {name!r}{did_you_mean(name, near)}"])
+        near = ", ".join(get_close_matches(name, timm.list_models(), n=5))
+        raise ConfigError("classifier", [f"model: timm has no {name!r}; nearest: {near or 'none'}"])
     if weights is not None and not weights.is_file():
         raise DataError(f"timm model {name!r}: no such file: {weights}")
     source = {"file": str(weights)} if weights else None

@@ -14,6 +14,7 @@ from benchmark.classify._batches import Data, plan_batches
 from benchmark.classify._training import Fitted, Progress, learning_rate_factor
 from benchmark.protocol import ProbeSpec
 from benchmark.upstream import Upstream
+from benchmark.upstream.features import remembered
 
 
 def fit(
@@ -29,22 +30,27 @@ def fit(
     Ties, and a task without validation images, go to the smallest decay.
     """
 
-    def features(pixels: np.ndarray) -> Tensor:
-        return scaled(upstream.encoder.encode_images(pixels)).to(device)
+    encoder = upstream.encoder
 
-    inputs = torch.cat([features(data.real.pixels), features(data.added.pixels)])
+    def evaluated(pixels: np.ndarray) -> Tensor:
+        """Features of validation and test images, which every trial of a task is judged on."""
+        return scaled(torch.tensor(remembered(pixels, encoder))).to(device)
+
+    trained = [encoder.encode_images(part.pixels) for part in (data.real, data.added)]
     decays = sorted(set(spec.weight_decays))
-    weights, biases = train_probes(spec, decays, data, inputs, seed, progress)
+    weights, biases = train_probes(
+        spec, decays, data, scaled(torch.cat(trained)).to(device), seed, progress
+    )
     best, val_value = 0, None
     if len(data.val):
-        logits = torch.einsum("nd,wdc->wnc", features(data.val.pixels), weights) + biases
-        right = logits.argmax(dim=2).cpu() == torch.from_numpy(data.val.labels)
+        logits = torch.einsum("nd,wdc->wnc", evaluated(data.val.pixels), weights) + biases
+        right = logits.argmax(dim=2).cpu() == torch.tensor(data.val.labels)
         correct = right.sum(dim=1).tolist()
         best = correct.index(max(correct))
         val_value = correct[best] / len(data.val)
 
     def predict(pixels: np.ndarray) -> np.ndarray:
-        logits = features(pixels) @ weights[best] + biases[best]
+        logits = evaluated(pixels) @ weights[best] + biases[best]
         return logits.argmax(dim=1).cpu().numpy()
 
     return Fitted(predict, val_value, f"weight decay {decays[best]:g}")
@@ -80,7 +86,7 @@ def train_probes(
     )
     generator = torch.Generator().manual_seed(seed)
     batches = plan_batches(data, spec.steps, spec.batch_size, generator).to(device)
-    labels = torch.from_numpy(data.labels).to(device)
+    labels = torch.tensor(data.labels).to(device)
     for step, rows in enumerate(batches, start=1):
         logits = torch.einsum("nd,wdc->wnc", inputs[rows], weights) + biases
         losses = cross_entropy(
