@@ -211,19 +211,23 @@ def test_killed_again_and_again_the_same_command_finishes(tiny_root, bench):
     assert left == []
 
 
-def test_an_interrupt_ends_the_run_in_order(tiny_root, bench):
+@pytest.mark.parametrize("phase", ["start", "augment", "classify"])
+def test_an_interrupt_ends_the_run_in_order(tiny_root, bench, phase):
     root = tiny_root(slow=method("yield images(shots); time.sleep(60)"))
-    process = bench.start(
-        root, "run", "--method", "slow", "--task", "shapes-1shot", "--seeds", "0,"
-    )
-    deadline = time.monotonic() + 120
-    while not list((bench.results / "results").rglob("record.json")):
+    command = ("run", "-m", "slow", "-t", "shapes-1shot", "--seeds", "0,", "--jobs", "1")
+    process = bench.start(root, *command)
+    assert "4 records planned" in process.stderr.readline()
+    wanted = {"start": "", "augment": "augment", "classify": "record.json"}[phase]
+    deadline = time.monotonic() + 300
+    while wanted and not list((bench.results / "results").rglob(wanted)):
         assert time.monotonic() < deadline and process.poll() is None
-        time.sleep(0.2)
+        time.sleep(0.1)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the whole group
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=120)
     assert process.returncode == 130
     assert "continues" in err and "Traceback" not in err
+    for stored in read_results(bench.results / "results"):
+        assert len(stored.predictions()) == stored.record.n_test
 
 
 def test_two_runs_at_once_in_one_folder(tiny_root, bench):

@@ -306,12 +306,15 @@ def test_exact_search_is_brute_force_also_in_pieces(monkeypatch, chunk):
 
 
 @pytest.mark.parametrize("kind", [ExactIndex, FaissIndex])
-@pytest.mark.parametrize("k", [1, 5, 10, 40])
-def test_equal_images_rank_by_row(monkeypatch, kind, k):
-    monkeypatch.setattr(index, "CHUNK", 13)
-    stored = unit(4, 16).repeat(10, 1)  # rows 0, 4, 8, ... are copies
-    _, rows = kind(stored.numpy()).search(stored[:1], k)
-    assert rows[0, :10].tolist() == list(range(0, 40, 4))[:k]
+@pytest.mark.parametrize("k", [1, 3, 5, 10, 40])
+@pytest.mark.parametrize("chunk", [13, 10_000])
+def test_equal_images_rank_by_row(monkeypatch, kind, k, chunk):
+    monkeypatch.setattr(index, "CHUNK", chunk)
+    for different in (3, 4, 10):  # topk by itself takes some of these copies in another order
+        stored = unit(different, 16).repeat(40, 1)
+        _, rows = kind(stored.numpy()).search(stored[:1], k)
+        copies = list(range(0, len(stored), different))
+        assert rows[0].tolist() == copies[:k]
 
 
 def test_faiss_ranks_as_the_exact_search_does(upstream):
