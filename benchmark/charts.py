@@ -144,7 +144,7 @@ def compute(section: Section, axis: tuple[float, float]) -> str:
     _place_labels(table, domain, axis)
     logarithm = alt.Scale(type="log", domain=domain, nice=False)
     scale = alt.Scale(domain=list(axis), nice=False, zero=False)
-    costs = _axis(alt, title="TFLOPs of a trial", tickCount=4, format="~g")
+    costs = _axis(alt, title="TFLOPs of a trial", values=_ticks(*domain), format="~g")
     x = alt.X("tflops:Q", scale=logarithm, axis=costs)
     y = alt.Y("gain:Q", scale=scale, axis=_axis(alt, labelExpr=_SIGNED, tickCount=5))
     base = alt.Chart(alt.Data(values=table)).encode(x=x, color=_colour(alt))
@@ -181,6 +181,17 @@ def _mark(row: Row) -> dict[str, Any]:
         "high": 100 * row.gain.high,
         "text": points(row.gain.value),
     }
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Powers of ten between two positive numbers; where that is one or none, 2s and 5s too."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for steps in ((1,), (1, 2, 5)):
+        ticks = [step * 10.0**power for power in powers for step in steps]
+        ticks = [tick for tick in ticks if low <= tick <= high]
+        if len(ticks) > 1:
+            break
+    return ticks
 
 
 def _place_labels(

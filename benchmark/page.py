@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -106,6 +107,7 @@ def render(board: Board, galleries: Sequence[Gallery], date: str) -> str:
         "quantity": _quantity,
         "anchor": _anchor,
     }
+    environment.tests["spdx"] = lambda name: re.fullmatch(r"[A-Za-z]+[-A-Za-z0-9.]*", name)
     environment.globals |= {
         "glyph": lambda family: Markup(charts.glyph(family)),
         "words": lambda family: charts.look(family).words,
@@ -251,11 +253,9 @@ def _place(contest: Contest, order: list[str], records: Sequence[Record]) -> tup
 
 
 def _figures(board: Board) -> list[Figure]:
-    """Charts of the same upstream, budget and classifier share one axis, to be compared."""
     figures = []
     for section in board.sections:
-        alike = [other for other in board.sections if other.contest[1:] == section.contest[1:]]
-        axis = charts.reach(row for other in alike for row in other.rows)
+        axis = charts.reach(section.rows)
         drawn = Markup(charts.gains(section, axis)), Markup(charts.compute(section, axis))
         figures.append(Figure(section, *drawn, axis))
     return figures

@@ -15,15 +15,15 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from benchmark.board import Board, Contest, Note, Row, Section, order_rows
+from benchmark import gallery
 from benchmark.data import load_split
 from benchmark.errors import RecordError, StorageError
 from benchmark.imaging import encode_png
 from benchmark.page import build_site, render
 from benchmark.records import check, read_record, records_frame, table_hash
 from benchmark.registry import load_registry
-from benchmark.statistics import Estimate
 from benchmark.store import Augmented, Store, read_results
+from tests.test_board import BOTH, board, gain, row, section
 from tests.test_records import golden, ledger
 
 FIND = """
@@ -167,103 +167,6 @@ def build(root, folder, out):
     return build_site(folder, root, out).read_text(encoding="utf-8")
 
 
-def gain(value, low, high, seeds=5):
-    return Estimate(value / 100, low / 100, high / 100, seeds, N_TEST)
-
-
-def row(name, family, value=None, **more):
-    given = None if value is None else gain(value, value - 1, value + 1)
-    shown = {"accuracy": given and gain(60 + value, 59 + value, 61 + value), "gain": given}
-    return Row(name, f"The {name}", family, **shown | more)
-
-
-def section(*rows, difference=None, task="toy-1shot", classifier="probe"):
-    contest = Contest(task, "up", "S", classifier)
-    return Section(contest, "Toys", order_rows(rows), difference)
-
-
-def board(*sections):
-    return Board(sections, "2026-11-22", 9, 9, 5, "No augmentation")
-
-
-BOTH = (row("r", "retrieve", 9), row("g", "prompt", 6), row("none", "control", control=True))
-
-
-# --- verdicts ---------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("difference", "words"),
-    [
-        (gain(3.1, 1.2, 5.0), "Retrieval leads generation by +3.1 points [+1.2, +5.0] over 5"),
-        (gain(-3.1, -5.0, -1.2), "Generation leads retrieval by +3.1 points [+1.2, +5.0] over 5"),
-        (gain(0.4, -0.5, 1.3), "Nothing can be said yet on toy-1shot (budget S, probe)"),
-        (gain(3.1, 1.2, 5.0, seeds=1), "one seed says nothing of other splits"),
-        (gain(0.0, 0.0, 0.0), "the interval holds zero"),
-    ],
-)
-def test_the_headline_follows_the_interval(difference, words):
-    assert words in board(section(*BOTH, difference=difference)).headline
-
-
-def test_the_winner_is_named_first():
-    lost = section(*BOTH, difference=gain(-3, -4, -2))
-    assert lost.verdict.startswith(
-        "Generation leads: The g against The r, +3.0 points [+2.0, +4.0]"
-    )
-    won = section(*BOTH, difference=gain(3, 2, 4))
-    assert won.verdict.startswith("Retrieval leads: The r against The g, +3.0 points [+2.0, +4.0]")
-
-
-@pytest.mark.parametrize(
-    ("wins", "losses", "opens", "headline"),
-    [
-        (2, 0, 0, "Retrieval leads generation in all 2 contests, by 3.0 points."),
-        (0, 2, 1, "Generation leads retrieval in 2 of 3 contests, by 4.0 points; 1 is undecided."),
-        (2, 1, 0, "Retrieval leads generation in 2 of 3 contests, by 3.0 points; "
-                  "generation leads in 1."),
-        (1, 1, 2, "Neither side leads: each wins 1 of 4 contests; 2 are undecided."),
-        (0, 0, 2, "Nothing can be said yet: no side leads in any of 2 contests."),
-    ],
-)  # fmt: skip
-def test_the_headline_counts_contests(wins, losses, opens, headline):
-    differences = [gain(3, 2, 4)] * wins + [gain(-4, -5, -3)] * losses + [gain(0, -1, 1)] * opens
-    assert board(*(section(*BOTH, difference=each) for each in differences)).headline == headline
-
-
-@pytest.mark.parametrize(
-    ("rows", "words"),
-    [
-        ([BOTH[0], BOTH[2]], "no diffusion method has a gain"),
-        ([BOTH[1], BOTH[2]], "no retrieval method has a gain"),
-        ([BOTH[2]], "no retrieval and no diffusion method has a gain"),
-        ([BOTH[0], row("g", "prompt", notes=(Note("failed", "x", (0,)),))], "no diffusion method"),
-        (BOTH, "The r and The g share no seed"),
-    ],
-)
-def test_a_missing_side_is_told(rows, words):
-    told = board(section(*rows))
-    assert told.headline.startswith("No contest yet") and words in told.headline
-    assert words in render(told, (), "2026-11-22")
-
-
-def test_only_methods_that_compete_are_level_with_the_leader():
-    rows = order_rows(
-        [
-            row("ceiling", "oracle", 20),
-            row("best", "edit", 9),
-            row("near", "retrieve", 7.5),
-            row("far", "prompt", 3),
-            row("lost", "hybrid"),
-        ]
-    )
-    assert [each.method for each in rows] == ["ceiling", "best", "near", "far", "lost"]
-    assert [each.method for each in rows if each.level] == ["best", "near"]
-
-
-# --- the page ---------------------------------------------------------------------------------
-
-
 class Page(HTMLParser):
     """Tags in order, each with its attributes."""
 
@@ -380,7 +283,9 @@ def test_sheets_hold_the_pixels_that_were_trained_on(text):
 
 
 def test_credits_name_collections_and_licences(text):
-    assert "Shapes (CC0-1.0)" in text and "clip-art (CC-BY-4.0)" in text
+    assert '<a href="https://example.org/shapes" rel="noreferrer">The tests (2026)</a>' in text
+    link = '<a href="https://spdx.org/licenses/{0}.html" rel="noreferrer">{0}</a>'
+    assert f"clip-art ({link.format('CC-BY-4.0')})" in text and link.format("CC0-1.0") in text
 
 
 def test_images_that_are_gone_are_told_and_the_rest_is_shown(contest, tmp_path):
@@ -475,3 +380,18 @@ def test_building_the_page_imports_no_torch(contest, tmp_path):
     command = [sys.executable, "-c", code, str(folder), str(root), str(tmp_path / "site")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_missing_side_is_told_on_the_page():
+    text = render(board(section(BOTH[0], BOTH[2])), (), "2026-11-22")
+    assert text.count("no diffusion method has a gain") == 2  # the headline, and under the chart
+
+
+def test_many_classes_are_folded_away_and_very_many_left_out(contest, tmp_path, monkeypatch):
+    root, folder = contest
+    monkeypatch.setattr(gallery, "PER_TABLE", 1)
+    assert "<summary>2 more classes</summary>" in build(root, folder, tmp_path / "a")
+    monkeypatch.setattr(gallery, "PER_TABLE", 2)
+    monkeypatch.setattr(gallery, "MAX_SHEETS", 1)
+    text = build(root, folder, tmp_path / "b")
+    assert "1 more class is not shown" in text and "Real shots: blue square" not in text

@@ -1,0 +1,96 @@
+"""What the page says: verdicts from intervals, and the order of rows."""
+
+import pytest
+
+from benchmark.board import Board, Contest, Note, Row, Section, order_rows
+from benchmark.statistics import Estimate
+
+
+def gain(value, low, high, seeds=5):
+    return Estimate(value / 100, low / 100, high / 100, seeds, 400)
+
+
+def row(name, family, value=None, **more):
+    given = None if value is None else gain(value, value - 1, value + 1)
+    shown = {"accuracy": given and gain(60 + value, 59 + value, 61 + value), "gain": given}
+    return Row(name, f"The {name}", family, **shown | more)
+
+
+def section(*rows, difference=None, task="toy-1shot", classifier="probe"):
+    contest = Contest(task, "up", "S", classifier)
+    return Section(contest, "Toys", order_rows(rows), difference)
+
+
+def board(*sections):
+    return Board(sections, "2026-11-22", 9, 9, 5, "No augmentation")
+
+
+BOTH = (row("r", "retrieve", 9), row("g", "prompt", 6), row("none", "control", control=True))
+
+
+@pytest.mark.parametrize(
+    ("difference", "words"),
+    [
+        (gain(3.1, 1.2, 5.0), "Retrieval leads generation by +3.1 points [+1.2, +5.0] over 5"),
+        (gain(-3.1, -5.0, -1.2), "Generation leads retrieval by +3.1 points [+1.2, +5.0] over 5"),
+        (gain(0.4, -0.5, 1.3), "Nothing can be said yet on toy-1shot (budget S, probe)"),
+        (gain(3.1, 1.2, 5.0, seeds=1), "one seed says nothing of other splits"),
+        (gain(0.0, 0.0, 0.0), "the interval holds zero"),
+    ],
+)
+def test_the_headline_follows_the_interval(difference, words):
+    assert words in board(section(*BOTH, difference=difference)).headline
+
+
+def test_the_winner_is_named_first():
+    lost = section(*BOTH, difference=gain(-3, -4, -2))
+    assert lost.verdict.startswith(
+        "Generation leads: The g against The r, +3.0 points [+2.0, +4.0]"
+    )
+    won = section(*BOTH, difference=gain(3, 2, 4))
+    assert won.verdict.startswith("Retrieval leads: The r against The g, +3.0 points [+2.0, +4.0]")
+
+
+@pytest.mark.parametrize(
+    ("wins", "losses", "opens", "headline"),
+    [
+        (2, 0, 0, "Retrieval leads generation in all 2 contests, by 3.0 points."),
+        (0, 2, 1, "Generation leads retrieval in 2 of 3 contests, by 4.0 points; 1 is undecided."),
+        (2, 1, 0, "Retrieval leads generation in 2 of 3 contests, by 3.0 points; "
+                  "generation leads in 1."),
+        (1, 1, 2, "Neither side leads: each wins 1 of 4 contests; 2 are undecided."),
+        (0, 0, 2, "Nothing can be said yet: no side leads in any of 2 contests."),
+    ],
+)  # fmt: skip
+def test_the_headline_counts_contests(wins, losses, opens, headline):
+    differences = [gain(3, 2, 4)] * wins + [gain(-4, -5, -3)] * losses + [gain(0, -1, 1)] * opens
+    assert board(*(section(*BOTH, difference=each) for each in differences)).headline == headline
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ([BOTH[0], BOTH[2]], "no diffusion method has a gain"),
+        ([BOTH[1], BOTH[2]], "no retrieval method has a gain"),
+        ([BOTH[2]], "no retrieval and no diffusion method has a gain"),
+        ([BOTH[0], row("g", "prompt", notes=(Note("failed", "x", (0,)),))], "no diffusion method"),
+        (BOTH, "The r and The g share no seed"),
+    ],
+)
+def test_a_missing_side_is_told(rows, words):
+    told = board(section(*rows))
+    assert told.headline.startswith("No contest yet") and words in told.headline
+
+
+def test_only_methods_that_compete_are_level_with_the_leader():
+    rows = order_rows(
+        [
+            row("ceiling", "oracle", 20),
+            row("best", "edit", 9),
+            row("near", "retrieve", 7.5),
+            row("far", "prompt", 3),
+            row("lost", "hybrid"),
+        ]
+    )
+    assert [each.method for each in rows] == ["ceiling", "best", "near", "far", "lost"]
+    assert [each.method for each in rows if each.level] == ["best", "near"]
