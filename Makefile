@@ -21,7 +21,7 @@ $(READY): pyproject.toml
 	touch $(READY)
 
 demo: $(READY)
-	$(BIN)/bench sweep --methods none,more_real,random_corpus,prompt_simple,retrieve_text,retrieve_image \
+	$(BIN)/bench sweep --methods none,more_real,random_corpus,prompt_simple,retrieve_text \
 		--tasks fashion-5shot,openmoji-5shot --seeds 0,1 --budget S
 	@$(BIN)/bench site
 

@@ -70,7 +70,8 @@ def fit_network(
 ) -> Fitted:
     """Trains ``network`` (float [B, 3, S, S] in 0..1 to logits [B, C]) with AdamW.
 
-    Validation accuracy is read at ``recipe.checkpoints`` evenly spaced steps, the last among
+    Validation accuracy is read at ``recipe.checkpoints`` evenly spaced steps of the second half
+    of the training, the last among
     them; the best is kept (ties: the latest). Without validation images the last step is.
     """
     network = network.to(device).to(memory_format=torch.channels_last)
@@ -82,7 +83,7 @@ def fit_network(
     batches = plan_batches(data, recipe.steps, recipe.batch_size, generator)
     labels = torch.tensor(data.labels)
     best = _Best(data.val, network, device)
-    last_steps = {recipe.steps * part // recipe.checkpoints for part in _counts(recipe)}
+    last_steps = checkpoints(recipe)
     network.train()
     for step, rows in enumerate(batches, start=1):
         images = jitter(to_float(data.pixels(rows.numpy()), device), data.flip, generator)
@@ -157,8 +158,13 @@ class _Best:
         )
 
 
-def _counts(recipe: Recipe) -> range:
-    return range(1, recipe.checkpoints + 1)
+def checkpoints(recipe: Recipe) -> list[int]:
+    """The steps at which validation is read. None lies in the first half: there the learning
+    rate is high and accuracy still jumps, and among a few dozen validation images a lucky early
+    step would win over all that were learned after it."""
+    half = recipe.steps - recipe.steps // 2
+    parts = range(1, recipe.checkpoints + 1)
+    return sorted({half + recipe.steps // 2 * part // recipe.checkpoints for part in parts})
 
 
 def _optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
