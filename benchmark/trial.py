@@ -23,7 +23,7 @@ import numpy as np
 from benchmark.cards import Task
 from benchmark.data import Split, load_split
 from benchmark.errors import BenchError, BudgetStop, MethodError, Unavailable
-from benchmark.fingerprint import upstream_hash
+from benchmark.fingerprint import file_hash, upstream_hash
 from benchmark.protocol import PROTOCOL_VERSION, Protocol
 from benchmark.records import Environment, Record, Spend, Status, canonical_hash, table_hash
 from benchmark.registry import MethodCall, Registry
@@ -84,9 +84,12 @@ class Trial:
         )
 
     def classifier_hash(self, classifier: str) -> str:
-        """sha256 of the classifier's resolved recipe."""
+        """sha256 of the classifier's resolved recipe, and of a file of weights it starts from;
+        raises ``DataError`` where that is missing."""
         spec = self.protocol.pick("classifier", classifier)
-        return canonical_hash([classifier, spec.model_dump(mode="json")])
+        weights = getattr(spec, "weights", None)
+        content = [file_hash(self.root / weights)] if weights else []
+        return canonical_hash([classifier, spec.model_dump(mode="json"), *content])
 
     def record_id(self, classifier: str) -> str:
         """The identity of the row this trial leaves for one classifier."""

@@ -71,8 +71,8 @@ def fit_network(
     """Trains ``network`` (float [B, 3, S, S] in 0..1 to logits [B, C]) with AdamW.
 
     Validation accuracy is read at ``recipe.checkpoints`` evenly spaced steps of the second half
-    of the training, the last among
-    them; the best is kept (ties: the latest). Without validation images the last step is.
+    of the training, the last among them; the best is kept (ties: the latest). Without
+    validation images the last step is.
     """
     network = network.to(device).to(memory_format=torch.channels_last)
     optimizer = _optimizer(network, recipe)
