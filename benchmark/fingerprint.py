@@ -79,9 +79,10 @@ def corpus_files(spec: UpstreamSpec, root: Path) -> list[Path]:
 
 
 def corpus_hash(spec: UpstreamSpec, root: Path) -> str:
-    """Of the corpus' files, or of its repository and revision on the Hub, and its columns."""
+    """Of the corpus' files, or of its repository and revision on the Hub, and its columns; not
+    of its features, which follow from it and the encoder."""
     files = [file_hash(path) for path in corpus_files(spec, root)]
-    return _digest("corpus", spec.corpus.model_dump(mode="json"), files)
+    return _digest("corpus", spec.corpus.model_dump(mode="json", exclude={"features"}), files)
 
 
 def encoder_hash(spec: UpstreamSpec, root: Path) -> str:

@@ -17,12 +17,14 @@ PROTOCOL_VERSION = 1
 
 class CorpusSpec(Declared):
     """A captioned corpus: parquet files (``data_files``, relative to the root, globs allowed)
-    or a data set of the Hub (``hub`` with its ``revision``). The other keys name columns."""
+    or a data set of the Hub (``hub`` with its ``revision``). ``features`` is a safetensors file
+    of features that came with the corpus. The other keys name columns."""
 
     data_files: list[str] = []
     hub: str | None = None
     revision: str | None = Field(default=None, pattern=r"^[0-9a-f]{40}$")
     split: str = "train"
+    features: str | None = None
     id: str = "id"
     image: str = "image"
     caption: str = "caption"

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
+from safetensors.numpy import save_file
 
 from benchmark.errors import BudgetStop, ConfigError, DataError, MethodError, StorageError
 from benchmark.imaging import decode
@@ -24,7 +25,7 @@ from benchmark.root import cache_folder
 from benchmark.upstream import Neighbours, Upstream, index, open_upstream
 from benchmark.upstream.corpus import Corpus
 from benchmark.upstream.encoder import Encoder
-from benchmark.upstream.features import features, remembered
+from benchmark.upstream.features import features, remembered, write_shipped
 from benchmark.upstream.generator import Generator, to_pixels
 from benchmark.upstream.index import ExactIndex, FaissIndex, choose_index, load_faiss
 from benchmark.upstream.loading import half_precision, pick_device
@@ -257,6 +258,30 @@ def test_features_are_kept_and_made_again_when_damaged(few, upstream, own_cache)
         damage(path, keep)
         assert np.array_equal(features(few, encoder), made)
     assert not list(own_cache.rglob("*.tmp"))
+
+
+def test_shipped_features_are_used_where_they_are_of_this_corpus_and_encoder(
+    few, upstream, own_cache, tmp_path
+):
+    encoder, path = upstream.encoder, tmp_path / "features.safetensors"
+    write_shipped(path, few, encoder)
+    made = np.array(features(few, encoder))
+    shutil.rmtree(own_cache / "features")
+    told: list[tuple[str, int, int]] = []
+    again = features(few, encoder, lambda *step: told.append(step), path)
+    assert np.array_equal(again, made) and told == []
+
+    shutil.rmtree(own_cache / "features")
+    save_file({"features": made * 0}, path, {"corpus": few.hash, "encoder": "another"})
+    assert np.array_equal(features(few, encoder, None, path), made)
+
+    shutil.rmtree(own_cache / "features")
+    save_file({"features": made[:1]}, path, {"corpus": few.hash, "encoder": encoder.hash})
+    with pytest.raises(DataError, match="expected \\[3, 192\\]"):
+        features(few, encoder, None, path)
+    path.write_bytes(path.read_bytes()[:40])
+    with pytest.raises(DataError, match=r"features\.safetensors"):
+        features(few, encoder, None, path)
 
 
 def test_interrupted_features_leave_nothing(few, upstream, own_cache):

@@ -101,7 +101,9 @@ class Upstream:
         from benchmark.upstream.index import choose_index
 
         with self._off_the_clock():
-            found = features(self.corpus, self.encoder, self.progress)
+            shipped = self.spec.corpus.features
+            place = self.root / shipped if shipped else None
+            found = features(self.corpus, self.encoder, self.progress, place)
             return choose_index(found, self.device)
 
     @contextmanager
