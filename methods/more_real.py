@@ -1,11 +1,15 @@
 """More real images of the training pool: what any augmentation would have to match."""
 
-from collections.abc import Iterator
+from __future__ import annotations
 
-import numpy as np
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import benchmark
 from benchmark import Images, Provenance, Shots
+
+if TYPE_CHECKING:
+    import numpy as np
 
 FACTS = benchmark.Facts(title="More real images", family="oracle")
 

@@ -5,12 +5,16 @@ It states its facts, declares its parameters, and yields images from one functio
 registered anywhere else, and files that start with an underscore are helpers.
 """
 
-from collections.abc import Iterator
+from __future__ import annotations
 
-import numpy as np
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import benchmark
 from benchmark import Images, Shots
+
+if TYPE_CHECKING:  # whatever is slow to import is imported inside the function: lists stay instant
+    import numpy as np
 
 # What the method is. Read without running it: shown by `bench show`, contrasted on the page.
 # A method that uses models or the corpus says so, to have them loaded before the clock starts:

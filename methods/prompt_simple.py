@@ -1,11 +1,15 @@
 """Images generated from the class prompts, the generator as it is."""
 
-from collections.abc import Iterator
+from __future__ import annotations
 
-import numpy as np
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import benchmark
 from benchmark import Images, Shots
+
+if TYPE_CHECKING:
+    import numpy as np
 
 FACTS = benchmark.Facts(
     title="Generated from class prompts",

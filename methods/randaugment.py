@@ -1,14 +1,17 @@
 """RandAugment: random chains of colour and geometry operations on the shots themselves."""
 
+from __future__ import annotations
+
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
-
-import numpy as np
-from PIL import Image
+from typing import TYPE_CHECKING
 
 import benchmark
 from benchmark import Images, Provenance, Shots
+
+if TYPE_CHECKING:
+    import numpy as np
 
 FACTS = benchmark.Facts(
     title="RandAugment",
@@ -29,6 +32,8 @@ def augment(
     shots: Shots, upstream, meter, rng: np.random.Generator, params: Params
 ) -> Iterator[Images]:
     """The shots of each class in turn, each time through another chain."""
+    import numpy as np
+    from PIL import Image
     from timm.data.auto_augment import rand_augment_transform
 
     # p1: every operation of a chain is applied, as in the paper (timm's own default is half)
@@ -48,6 +53,8 @@ def augment(
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """timm draws from the global generators of Python and numpy: seeded inside, put back after."""
+    import numpy as np
+
     before = random.getstate(), np.random.get_state()
     random.seed(seed)
     np.random.seed(seed)

@@ -1,11 +1,15 @@
 """Random images of the corpus under random labels: the floor. What more images do by themselves."""
 
-from collections.abc import Iterator
+from __future__ import annotations
 
-import numpy as np
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import benchmark
 from benchmark import Images, Shots
+
+if TYPE_CHECKING:
+    import numpy as np
 
 FACTS = benchmark.Facts(title="Random corpus images", family="control", uses=("corpus",))
 

@@ -5,12 +5,16 @@ arXiv 2406.05184, call the search by class texts "semantic" retrieval. An image 
 by its most similar query.
 """
 
-from collections.abc import Iterator
+from __future__ import annotations
 
-import numpy as np
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import benchmark
 from benchmark import Images, Shots
+
+if TYPE_CHECKING:
+    import numpy as np
 
 FACTS = benchmark.Facts(
     title="Retrieved by class queries",

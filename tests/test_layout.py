@@ -125,6 +125,12 @@ def test_methods_do_not_ask_which_upstream_they_have():
         assert "pocket" not in path.read_text(), path.name
 
 
+def test_methods_import_nothing_slow_until_they_run():
+    for path in (ROOT / "methods").glob("*.py"):
+        tops = {name.split(".")[0] for name in imports(path, top_only=True)}
+        assert not tops & (HEAVY | {"numpy", "PIL"}), path.name
+
+
 def test_entries_never_import_the_root_folders_directly():
     for path in [*CORE, *(ROOT / "methods").glob("*.py")]:
         tops = {name.split(".")[0] for name in imports(path, top_only=False)}
