@@ -219,64 +219,76 @@ def tables() -> dict[str, pa.DataFrameSchema]:
     """The three pandera tables by name: ``records``, ``predictions``, ``ledger``."""
     import pandera.pandas as pa
 
-    def column(kind: Any, *checks: pa.Check, nullable: bool = False, **more: Any) -> pa.Column:
-        return pa.Column(kind, list(checks), nullable=nullable, coerce=True, **more)
-
-    unit = pa.Check.in_range(0, 1)
-    sha = pa.Check.str_matches(_SHA)
-    natural = pa.Check.ge(0)
-    predictions = {
-        "id": column(str, unique=True),
-        "label": column("int64", natural),
-        "prediction": column("int64", natural),
-    }
-    ledger = {
-        "index": column("int64", natural, unique=True),
-        "label": column("int64", natural),
-        "class_name": column(str),
-        "sha256": column(str, sha),
-        "phash": column(str, pa.Check.str_matches(r"^[0-9a-f]{16}$")),
-        "origin": column(str, pa.Check.isin(["generated", "retrieved", "real", "transformed"])),
-        "source": column(str, pa.Check.str_length(min_value=1)),
-        "prompt": column(str, nullable=True),
-        "seed": column("Int64", natural, nullable=True),
-        "nfe": column("Int64", natural, nullable=True),
-        "guidance_scale": column(float, natural, nullable=True),
-        "corpus_id": column(str, nullable=True),
-        "rank": column("Int64", natural, nullable=True),
-        "similarity": column(float, pa.Check.in_range(-1.001, 1.001), nullable=True),
-        "licence": column(str, nullable=True),
-        "parents": column(str, pa.Check.str_startswith("[")),
-        "accepted": column(bool),
-        "reason": column(str),
-        "nearest_test_id": column(str, nullable=True),
-        "nearest_test_similarity": column(float, pa.Check.in_range(-1.001, 1.001), nullable=True),
-    }
     told = pa.Check(
         lambda frame: frame["accepted"] == (frame["reason"] == ""),
         error="a rejected image has a reason, an accepted one has none",
     )
-    records: dict[str, pa.Column] = {
-        name: column(object, nullable=True) for name in Record.model_fields
-    }
-    records |= {
-        "record_id": column(str, sha, unique=True),
-        "status": column(str, pa.Check.isin(["ok", "capped", "failed", "skipped"])),
-        "value": column(float, unit, nullable=True),
-        "val_value": column(float, unit, nullable=True),
-        "n_test": column("int64", natural),
-        "n_correct": column("int64", natural),
-        "seed": column("int64", natural),
-    }
     counted = pa.Check(
         lambda frame: frame["n_correct"] <= frame["n_test"], error="n_correct exceeds n_test"
     )
     cell = ["task", "method", "upstream", "budget", "classifier", "seed"]
     cell += [f"{part}_hash" for part in ("task", "method", "upstream", "split", "classifier")]
+    predictions = {
+        "id": _column(str, unique=True),
+        "label": _column("int64", pa.Check.ge(0)),
+        "prediction": _column("int64", pa.Check.ge(0)),
+    }
     return {
         "predictions": pa.DataFrameSchema(predictions, strict=True, ordered=True),
-        "ledger": pa.DataFrameSchema(ledger, strict=True, ordered=True, checks=[told]),
-        "records": pa.DataFrameSchema(records, strict=True, checks=[counted], unique=cell),
+        "ledger": pa.DataFrameSchema(_ledger_columns(), strict=True, ordered=True, checks=[told]),
+        "records": pa.DataFrameSchema(
+            _record_columns(), strict=True, checks=[counted], unique=cell
+        ),
+    }
+
+
+def _column(kind: Any, *checks: pa.Check, nullable: bool = False, **more: Any) -> pa.Column:
+    import pandera.pandas as pa
+
+    return pa.Column(kind, list(checks), nullable=nullable, coerce=True, **more)
+
+
+def _record_columns() -> dict[str, pa.Column]:
+    import pandera.pandas as pa
+
+    columns = {name: _column(object, nullable=True) for name in Record.model_fields}
+    return columns | {
+        "record_id": _column(str, pa.Check.str_matches(_SHA), unique=True),
+        "status": _column(str, pa.Check.isin(["ok", "capped", "failed", "skipped"])),
+        "value": _column(float, pa.Check.in_range(0, 1), nullable=True),
+        "val_value": _column(float, pa.Check.in_range(0, 1), nullable=True),
+        "n_test": _column("int64", pa.Check.ge(0)),
+        "n_correct": _column("int64", pa.Check.ge(0)),
+        "seed": _column("int64", pa.Check.ge(0)),
+    }
+
+
+def _ledger_columns() -> dict[str, pa.Column]:
+    """In the order in which the ledger is written."""
+    import pandera.pandas as pa
+
+    natural, cosine = pa.Check.ge(0), pa.Check.in_range(-1.001, 1.001)
+    return {
+        "index": _column("int64", natural, unique=True),
+        "label": _column("int64", natural),
+        "class_name": _column(str),
+        "sha256": _column(str, pa.Check.str_matches(_SHA)),
+        "phash": _column(str, pa.Check.str_matches(r"^[0-9a-f]{16}$")),
+        "origin": _column(str, pa.Check.isin(["generated", "retrieved", "real", "transformed"])),
+        "source": _column(str, pa.Check.str_length(min_value=1)),
+        "prompt": _column(str, nullable=True),
+        "seed": _column("Int64", natural, nullable=True),
+        "nfe": _column("Int64", natural, nullable=True),
+        "guidance_scale": _column(float, natural, nullable=True),
+        "corpus_id": _column(str, nullable=True),
+        "rank": _column("Int64", natural, nullable=True),
+        "similarity": _column(float, cosine, nullable=True),
+        "licence": _column(str, nullable=True),
+        "parents": _column(str, pa.Check.str_startswith("[")),
+        "accepted": _column(bool),
+        "reason": _column(str),
+        "nearest_test_id": _column(str, nullable=True),
+        "nearest_test_similarity": _column(float, cosine, nullable=True),
     }
 
 
