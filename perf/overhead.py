@@ -1,8 +1,9 @@
 """What the harness costs: the share of a trial that is not spent in model calls, and its peak
 memory. The aims: under 5 % of the trial, under 3 GiB.
 
-A model call is a forward pass of an outermost module, a backward pass, an optimizer step, or a
-search of the index. Everything else (schedulers, decoding, hashing, ledger, files) is overhead.
+A model call is a forward pass of an outermost module, its loss, a backward pass, an optimizer
+step, the fit of a linear probe (which is no module), or a search of the index. Everything else
+(augmentation, schedulers, decoding, hashing, ledger, files) is overhead.
 
     python perf/overhead.py [--task fashion-5shot] [--budget S] [--methods a,b]
 """
@@ -18,6 +19,7 @@ from typing import Any
 
 import torch
 
+from benchmark.classify import _training, probe
 from benchmark.environment import environment
 from benchmark.imaging import encode_png
 from benchmark.protocol import load_protocol
@@ -54,6 +56,8 @@ class ModelClock:
     def __enter__(self) -> ModelClock:
         self.timed(torch.nn.Module, "__call__")
         self.timed(torch.Tensor, "backward")
+        self.timed(_training, "cross_entropy")
+        self.timed(probe, "train_probes")
         for optimizer in (torch.optim.AdamW, torch.optim.SGD):
             self.timed(optimizer, "step")
         return self

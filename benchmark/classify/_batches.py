@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch.nn.functional import pad
 
 # Widest shift of the random crop, as a share of the side: 3 pixels at 32, 22 at 224. CIFAR's
 # usual 4 at 32 (He et al. 2016, arXiv:1512.03385, section 4.2) is an eighth.
@@ -124,11 +123,12 @@ def jitter(images: torch.Tensor, flip: bool, generator: torch.Generator) -> torc
     count, _, side, _ = images.shape
     margin = max(1, round(CROP_PADDING * side))
     shift = torch.randint(0, 2 * margin + 1, (2, count, 1), generator=generator)
-    window = torch.arange(side) + shift  # [2, B, S]: rows and columns that are kept
+    window = torch.arange(side) + shift - margin  # [2, B, S]: rows and columns that are kept
+    window = window.clamp(0, side - 1)
     if flip:
         mirrored = torch.rand(count, 1, generator=generator) < 0.5
         window[1] = torch.where(mirrored, window[1].flip(-1), window[1])
     y, x = window.to(images.device)
-    padded = pad(images, (margin,) * 4, mode="replicate").permute(0, 2, 3, 1)
     batch = torch.arange(count, device=images.device)[:, None, None]
-    return padded[batch, y[:, :, None], x[:, None, :]].permute(0, 3, 1, 2)
+    kept = images.permute(0, 2, 3, 1)[batch, y[:, :, None], x[:, None, :]]
+    return kept.permute(0, 3, 1, 2)
