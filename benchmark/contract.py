@@ -6,6 +6,10 @@ A method is one file ``methods/<name>.py`` with
     class Params(benchmark.Params): ...     its parameters (may be left out)
     def augment(shots, upstream, meter, rng, params): yield Images(...)
 
+and, where it acts on the classifier's batches as mixup does,
+
+    def mix(images, targets, meter, rng, params): return images, targets
+
 It sees the few-shot training images, the upstream, a meter and a seeded generator, and nothing
 else: no validation or test image, no classifier, no result can be reached from the arguments.
 """
@@ -30,6 +34,7 @@ Family = Literal[
 Adaptation = Literal["none", "token", "conditioning", "LoRA", "full"]
 Query = Literal["none", "class name", "templates", "caption", "image"]
 Part = Literal["corpus", "encoder", "index", "generator"]
+Filter = Literal["score", "duplicate", "safety", "watermark"]
 Origin = Literal["generated", "retrieved", "real", "transformed"]
 
 
@@ -46,7 +51,11 @@ class Facts(Declared):
         licence: SPDX id of this file's code.
         version: raised by hand when the method's definition changes.
         uses: parts of the upstream that are loaded before the clock starts.
-        adds_images: False only for a control that trains on the shots alone.
+        filters: steps that may reject an image; a reason in ``Images.rejected`` starts with the
+            name of one of them.
+        adds_images: False only for a method that yields none: a control that trains on the
+            shots alone, or one that only mixes batches.
+        mixes_batches: whether the file has ``mix``, which acts on the classifier's batches.
     """
 
     title: str = Field(min_length=3, max_length=60)
@@ -58,7 +67,9 @@ class Facts(Declared):
     licence: str = "MIT"
     version: int = Field(default=1, ge=1)
     uses: tuple[Part, ...] = ()
+    filters: tuple[Filter, ...] = ()
     adds_images: bool = True
+    mixes_batches: bool = False
 
 
 class Params(Declared):
@@ -163,10 +174,17 @@ class Images:
 
     Attributes:
         pixels: uint8 [B, S, S, 3] RGB, or float [B, S, S, 3] in 0..1, S = ``shots.image_size``.
-        labels: [B], each in 0..C-1.
+        labels: [B], each in 0..C-1; or float [B, C], rows of targets. Weights of 0 or more that
+            sum to 1 are a soft label, as of an image between two classes or of several; a row of
+            zeros but for one -1 says that the image is not of that class. The class of largest
+            absolute weight (the first of equal ones) is the one whose budget the image uses.
         provenance: [B].
+        rejected: [B], or none: ``""`` for an image to be used, else the filter and its finding,
+            as in ``"score: 0.18 < 0.21"``. A rejected image stays in the ledger and uses no
+            budget of images.
     """
 
     pixels: np.ndarray
-    labels: Sequence[int]
+    labels: Sequence[int] | np.ndarray
     provenance: Sequence[Provenance]
+    rejected: Sequence[str] = ()

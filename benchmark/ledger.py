@@ -114,6 +114,7 @@ class Ledger:
             "index": index,
             "label": label,
             "class_name": self.classes[label],
+            "target": None,
             "sha256": pixel_hash(image),
             "phash": perceptual_hash(image),
             **facts,

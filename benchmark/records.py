@@ -272,6 +272,7 @@ def _ledger_columns() -> dict[str, pa.Column]:
         "index": _column("int64", natural, unique=True),
         "label": _column("int64", natural),
         "class_name": _column(str),
+        "target": _column(str, nullable=True),
         "sha256": _column(str, pa.Check.str_matches(_SHA)),
         "phash": _column(str, pa.Check.str_matches(r"^[0-9a-f]{16}$")),
         "origin": _column(str, pa.Check.isin(["generated", "retrieved", "real", "transformed"])),

@@ -6,6 +6,7 @@ Files that start with an underscore are helpers. An entry that does not load is 
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import importlib
 import inspect
@@ -203,8 +204,27 @@ def _load_method(path: Path) -> Method:
 
 
 def _source_hash(path: Path) -> str:
-    """Of the method's file and of the helpers beside it: a change of either is another method."""
+    """Of the method's file and of the helpers beside it that it imports, directly or through
+    another: a change of one of them is another method."""
+    found, waiting = {path}, [path]
+    while waiting:
+        for name in _imported(waiting.pop()):
+            helper = path.with_name(f"{name}.py")
+            if helper not in found and helper.is_file():
+                found.add(helper)
+                waiting.append(helper)
     digest = hashlib.sha256(path.read_bytes())
-    for helper in sorted(path.parent.glob("_*.py")):
+    for helper in sorted(found - {path}):
         digest.update(helper.name.encode() + helper.read_bytes())
     return digest.hexdigest()
+
+
+def _imported(path: Path) -> Iterator[str]:
+    """Files of the same folder that one imports: ``from methods import _a`` or ``from ._a``,
+    anywhere in it."""
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, ast.ImportFrom):
+            yield (node.module or "").rpartition(".")[2]
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.Import):
+            yield from (alias.name.rpartition(".")[2] for alias in node.names)

@@ -245,13 +245,19 @@ def test_the_control_of_the_protocol_must_be_there(shapes: Path) -> None:
 
 def test_helpers_are_no_methods_but_part_of_them(tiny_root: Callable[..., Path]) -> None:
     source = "from ._title import TITLE\n" + FACTS.replace('"A method"', "TITLE") + AUGMENT
-    folder = tiny_root(helped=source, _title='TITLE = "By a helper"\n')
+    title = 'from . import _words\nTITLE = "By a helper"\n'
+    folder = tiny_root(helped=source, _title=title, _words="")
     registry = load_registry(folder)
     assert list(registry.methods) == ["helped", "none", "repeat"] and not registry.broken
     assert registry.method("helped").facts.title == "By a helper"
-    before = registry.method("none").hash
-    (folder / "methods" / "_title.py").write_text('TITLE = "Another"\n')
-    assert load_registry(folder).method("none").hash != before
+    hashes = [(registry.method("helped").hash, registry.method("none").hash)]
+    for helper, text in (("_title", title + "#"), ("_words", "WORDS = ()\n")):
+        (folder / "methods" / f"{helper}.py").write_text(text)
+        after = load_registry(folder)
+        hashes.append((after.method("helped").hash, after.method("none").hash))
+    helped, none = zip(*hashes, strict=True)
+    assert len(set(helped)) == 3, "a helper, or a helper's helper, changed and the method did not"
+    assert len(set(none)) == 1, "a method changed with a helper it does not use"
 
 
 def test_two_roots_in_one_process_do_not_mix(tiny_root: Callable[..., Path], root: Path) -> None:
