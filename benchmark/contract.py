@@ -91,11 +91,17 @@ class Class:
         name: the class name of the task card.
         prompts: texts for a generator, at least one, in the card's order.
         queries: texts for a search, at least one, in the card's order.
+        members: what other templates are filled with, at least the class name.
+        hypernym: what the class is a kind of; "" where the card does not say.
+        definition: what it is, in a few words; "" where the card does not say.
     """
 
     name: str
     prompts: tuple[str, ...]
     queries: tuple[str, ...]
+    members: tuple[str, ...]
+    hypernym: str = ""
+    definition: str = ""
 
 
 @dataclass(frozen=True)
