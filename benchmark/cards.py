@@ -156,6 +156,7 @@ class Task:
                 prompts=_fill(self.card.prompts, entry),
                 queries=_fill(self.card.queries, entry),
                 members=entry.members or (entry.name,),
+                templates=self.card.prompts,
                 hypernym=entry.hypernym,
                 definition=entry.definition,
             )
