@@ -18,7 +18,8 @@ PROTOCOL_VERSION = 1
 class CorpusSpec(Declared):
     """A captioned corpus: parquet files (``data_files``, relative to the root, globs allowed)
     or a data set of the Hub (``hub`` with its ``revision``). ``features`` is a safetensors file
-    of features that came with the corpus. The other keys name columns."""
+    of features that came with the corpus. The other keys name columns; those of ``safety`` and
+    ``watermark`` hold the probability, 0..1, that an image is unsafe or has a watermark."""
 
     data_files: list[str] = []
     hub: str | None = None
@@ -29,6 +30,8 @@ class CorpusSpec(Declared):
     image: str = "image"
     caption: str = "caption"
     licence: str | None = None
+    safety: str | None = None
+    watermark: str | None = None
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
