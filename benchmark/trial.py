@@ -121,7 +121,7 @@ def augment(
 
     budget = trial.protocol.pick("budget", trial.budget)
     meter = Meter(budget, len(trial.task.classes))
-    ledger = Ledger(trial.call.label, trial.split, budget)
+    ledger = Ledger(trial.call.label, trial.split, budget, trial.call.method.facts.filters)
     seed_everything(trial.seed)
     stopped = _consume(trial, upstream, meter, ledger, progress)
     _refuse_empty(trial, ledger, stopped)
@@ -129,7 +129,7 @@ def augment(
     pixels, labels = ledger.accepted()
     frame = nearest_test(frame, pixels, trial.split.test.for_contamination(), upstream.encoder)
     rejected = int((~frame["accepted"]).sum())
-    cap = stopped.unit if stopped else ("images" if rejected else "")
+    cap = stopped.unit if stopped else ("images" if ledger.over_cap else "")
     facts = {
         "trial_id": trial.id,
         "status": "capped" if cap else "ok",
@@ -208,9 +208,8 @@ def classify(
     split = trial.split.fresh()
     started = time.perf_counter()
     seed_everything(trial.seed)
-    judged = train(
-        spec, split, (made.pixels, made.labels), upstream, trial.seed, upstream.device, progress
-    )
+    added = made.pixels, made.targets(len(trial.task.classes))
+    judged = train(spec, split, added, upstream, trial.seed, upstream.device, progress)
     predictions = pd.DataFrame(
         {
             "id": list(split.test.ids),

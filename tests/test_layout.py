@@ -19,7 +19,7 @@ ORDER = """
 errors
 root
 declared
-contract
+contract targets
 cards protocol
 registry
 records imaging fingerprint
