@@ -27,7 +27,7 @@ sources
 data
 meter
 upstream
-ledger
+ledger mixing
 classify
 store environment
 trial

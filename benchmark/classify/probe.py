@@ -20,7 +20,7 @@ from benchmark.upstream.features import remembered
 
 # Mixed batches that a probe is shown, in turn. Its inputs are features of a frozen encoder: every
 # batch mixed anew would be encoded anew at each step, which costs as much as training the tower.
-MIXED_BATCHES = 16
+MIXED_BATCHES = 8
 
 
 @dataclass(frozen=True)
