@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmark.errors import RecordError, StorageError
 from benchmark.records import Record, check, read_record, table_hash
+from benchmark.targets import decode
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,13 +42,23 @@ class Augmented:
     Attributes:
         facts: status, cap, reason, phases, peak memory, environment (``augment.json``).
         pixels: uint8 [M, S, S, 3], accepted images in ledger order.
-        labels: int64 [M].
+        labels: int64 [M], the primary classes.
     """
 
     facts: dict[str, Any]
     ledger: pd.DataFrame
     pixels: np.ndarray
     labels: np.ndarray
+
+    def targets(self, n_classes: int) -> np.ndarray:
+        """What a classifier is fitted to: ``labels``, or float32 [M, C] where one of them is
+        soft or negative, from the ledger's column ``target``."""
+        return decode(self.labels, self.target_texts(), n_classes)
+
+    def target_texts(self) -> list[str | None]:
+        """Of the accepted images, as the ledger has them; None for a hard label."""
+        kept = self.ledger.loc[self.ledger["accepted"], "target"]
+        return [text if isinstance(text, str) else None for text in kept]
 
 
 @dataclass(frozen=True)
@@ -276,14 +287,18 @@ def _write_images(path: Path, index: list[int], made: Augmented, encode: Any) ->
 
     files = [{"bytes": encode(image), "path": None} for image in made.pixels]
     image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-    schema = pa.schema([("index", pa.int64()), ("label", pa.int64()), ("image", image)])
+    schema = pa.schema(
+        [("index", pa.int64()), ("label", pa.int64()), ("target", pa.string()), ("image", image)]
+    )
     features = {
         "index": {"dtype": "int64", "_type": "Value"},
         "label": {"dtype": "int64", "_type": "Value"},
+        "target": {"dtype": "string", "_type": "Value"},
         "image": {"_type": "Image"},
     }
     schema = schema.with_metadata({"huggingface": json.dumps({"info": {"features": features}})})
-    columns = {"index": index, "label": made.labels.tolist(), "image": files}
+    labels, targets = made.labels.tolist(), made.target_texts()
+    columns = {"index": index, "label": labels, "target": targets, "image": files}
     buffer = io.BytesIO()
     pq.write_table(pa.Table.from_pydict(columns, schema=schema), buffer)
     _write_bytes(path, buffer.getvalue())

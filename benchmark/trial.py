@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import random
 import time
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -24,6 +23,7 @@ from benchmark.cards import Task
 from benchmark.data import Split, load_split
 from benchmark.errors import BenchError, BudgetStop, MethodError, Unavailable
 from benchmark.fingerprint import file_hash, upstream_hash
+from benchmark.mixing import Mixer
 from benchmark.protocol import PROTOCOL_VERSION, Protocol
 from benchmark.records import Environment, Record, Spend, Status, canonical_hash, table_hash
 from benchmark.registry import MethodCall, Registry
@@ -121,7 +121,7 @@ def augment(
 
     budget = trial.protocol.pick("budget", trial.budget)
     meter = Meter(budget, len(trial.task.classes))
-    ledger = Ledger(trial.call.label, trial.split, budget)
+    ledger = Ledger(trial.call.label, trial.split, budget, trial.call.method.facts.filters)
     seed_everything(trial.seed)
     stopped = _consume(trial, upstream, meter, ledger, progress)
     _refuse_empty(trial, ledger, stopped)
@@ -129,7 +129,7 @@ def augment(
     pixels, labels = ledger.accepted()
     frame = nearest_test(frame, pixels, trial.split.test.for_contamination(), upstream.encoder)
     rejected = int((~frame["accepted"]).sum())
-    cap = stopped.unit if stopped else ("images" if rejected else "")
+    cap = stopped.unit if stopped else ("images" if ledger.over_cap else "")
     facts = {
         "trial_id": trial.id,
         "status": "capped" if cap else "ok",
@@ -167,11 +167,7 @@ def _consume(
     except (Unavailable, BenchError, MemoryError):
         raise
     except Exception as error:
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        raise MethodError(
-            f"method {trial.call.label!r} raised {type(error).__name__}: {error} "
-            f"({Path(where.filename).name}:{where.lineno})"
-        ) from error
+        raise MethodError.raised(trial.call.label, error) from error
     return None
 
 
@@ -208,9 +204,10 @@ def classify(
     split = trial.split.fresh()
     started = time.perf_counter()
     seed_everything(trial.seed)
-    judged = train(
-        spec, split, (made.pixels, made.labels), upstream, trial.seed, upstream.device, progress
-    )
+    added = made.pixels, made.targets(len(trial.task.classes))
+    mixer = _mixer(trial, made)
+    judged = train(spec, split, added, upstream, trial.seed, upstream.device, progress, mixer)
+    facts = mixer.told(made.facts) if mixer else made.facts
     predictions = pd.DataFrame(
         {
             "id": list(split.test.ids),
@@ -221,10 +218,10 @@ def classify(
     record = Record(
         **identity(trial, classifier, control_id),
         **score(predictions, trial),
-        **_spend(made.facts),
-        status=made.facts["status"],
-        reason=made.facts["reason"],
-        cap=made.facts["cap"],
+        **_spend(facts),
+        status=facts["status"],
+        reason=facts["reason"],
+        cap=facts["cap"],
         val_value=judged.val_value,
         selected=judged.selected,
         train_seconds=round(time.perf_counter() - started, 3),
@@ -234,6 +231,19 @@ def classify(
         environment=Environment(**made.facts["environment"]),
     )
     return record, predictions
+
+
+def _mixer(trial: Trial, made: Augmented) -> Mixer | None:
+    """The method's batch hook, on what the first half left of the budget."""
+    from benchmark.meter import Meter
+
+    if trial.call.method.mix is None:
+        return None
+    budget = trial.protocol.pick("budget", trial.budget)
+    spent = {name: Spend(**spend) for name, spend in made.facts["phases"].items()}
+    meter = Meter(budget, len(trial.task.classes), spent)
+    rng = np.random.default_rng([trial.seed, int(trial.task.hash[:8], 16), 1])
+    return Mixer(trial.call, meter, rng)
 
 
 def failure(

@@ -19,7 +19,7 @@ ORDER = """
 errors
 root
 declared
-contract
+contract targets
 cards protocol
 registry
 records imaging fingerprint
@@ -27,7 +27,7 @@ sources
 data
 meter
 upstream
-ledger
+ledger mixing
 classify
 store environment
 trial

@@ -114,7 +114,7 @@ FAULTS = {
     "above 1": ({"pixels": U8 + 255.0}, "float in 0..1, got 255..255"),
     "below 0": ({"pixels": U8 - 0.01}, "float in 0..1, got -0.01"),
     "too few labels": ({"labels": [0]}, "2 images but 1 labels"),
-    "no list of labels": ({"labels": 1}, "2 integers, got int"),
+    "no list of labels": ({"labels": 1}, r"2 integers or float \[2, 3\], got int"),
     "label too large": ({"labels": [0, 3]}, r"labels\[1\]: expected an integer in 0..2, got 3"),
     "label negative": ({"labels": [-1, 0]}, r"labels\[0\]: .* got -1"),
     "label a float": ({"labels": [0, 1.0]}, "integer"),
