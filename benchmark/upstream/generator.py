@@ -126,7 +126,7 @@ class Generator:
             parents: N ids, or several, that the images are of; noted in the ledger.
         """
         editing = self._editing
-        strength = min(1.0, max(strength, 1 / steps))
+        strength = _at_least_a_step(strength, steps)
         for start in range(0, len(prompts), self.batch_size):
             batch = slice(start, start + self.batch_size)
             pixels, nfe = self.sample(
@@ -305,6 +305,12 @@ def counting_rows(module: nn.Module) -> Iterator[list[int]]:
         yield rows
     finally:
         handle.remove()
+
+
+def _at_least_a_step(strength: float, steps: int) -> float:
+    """``strength`` for which a pipeline takes one step or more: it rounds the product with
+    ``steps`` down, and 49 * (1 / 49) lies below 1."""
+    return min(1.0, max(strength, (1 + 1e-9) / steps))
 
 
 def _load(spec: UpstreamSpec, root: Path, device: str) -> Any:
