@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from benchmark.contract import Images, Provenance
-from benchmark.data import ImageSet, Split
+from benchmark.data import Split
 from benchmark.errors import MethodError
 from benchmark.imaging import perceptual_hash, pixel_hash
 from benchmark.protocol import BudgetSpec
@@ -21,8 +21,6 @@ from benchmark.records import check
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from benchmark.upstream.encoder import Encoder
 
 _ORIGINS = ("generated", "retrieved", "real", "transformed")
 _DECIMALS = 6  # of similarities: what two machines agree on
@@ -83,7 +81,7 @@ class Ledger:
 
     def frame(self) -> pd.DataFrame:
         """The rows as the table ``ledger`` of ``benchmark.records``; ``nearest_test_*`` are
-        empty until ``nearest_test`` fills them."""
+        empty until ``contamination.examine`` fills them."""
         import pandas as pd
 
         from benchmark.records import tables
@@ -119,7 +117,7 @@ class Ledger:
             "phash": perceptual_hash(image),
             **facts,
             "accepted": accepted,
-            "reason": "" if accepted else f"beyond {self.cap} images of its class",
+            "reason": "" if accepted else f"cap: beyond {self.cap} images of its class",
             **dict.fromkeys(_TEST_COLUMNS),
         }
 
@@ -174,33 +172,6 @@ _LIMITS: tuple[tuple[str, type, float, float], ...] = (
 assert {name for name, *_ in _LIMITS} | {"origin", "source", "parents"} == {
     entry.name for entry in fields(Provenance)
 }
-
-
-def nearest_test(
-    frame: pd.DataFrame, pixels: np.ndarray, test: ImageSet, encoder: Encoder
-) -> pd.DataFrame:
-    """``frame`` with the test image nearest to each accepted image: its id and the cosine of
-    the encoder's features, -1..1. Rejected images have none.
-
-    Args:
-        frame: as ``Ledger.frame`` returns it.
-        pixels: uint8 [M, S, S, 3], the accepted images in ledger order.
-        test: the test images.
-    """
-    from benchmark.upstream.features import remembered
-    from benchmark.upstream.index import ExactIndex
-
-    frame = frame.copy()
-    if len(pixels):
-        index = ExactIndex(remembered(test.pixels(), encoder))
-        similarity, rows = index.search(encoder.encode_images(pixels), 1)
-        accepted = frame["accepted"].to_numpy(bool)
-        frame.loc[accepted, "nearest_test_id"] = [test.ids[row] for row in rows[:, 0].tolist()]
-        # through float64: a float32 has digits of its own behind the sixth decimal
-        rounded = np.round(similarity[:, 0].numpy().astype(float), _DECIMALS)
-        frame.loc[accepted, "nearest_test_similarity"] = rounded
-    checked: pd.DataFrame = check("ledger", frame, "ledger")
-    return checked
 
 
 def _checked_pixels(given: Any, size: int, where: str) -> np.ndarray:

@@ -27,7 +27,7 @@ sources
 data
 meter
 upstream
-ledger
+ledger contamination
 classify
 store environment
 trial
