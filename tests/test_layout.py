@@ -35,7 +35,7 @@ worker
 runner
 statistics
 board
-charts gallery
+charts gallery flagged
 page
 console
 report doctor

@@ -121,7 +121,7 @@ def made_images(task, method):
     frame = check("ledger", frame, "made")
     colours = np.arange(count, dtype=np.uint8)[:, None, None, None] * 20
     pixels = np.broadcast_to(colours, (count, 32, 32, 3)).copy()
-    flagged = contamination(index=0, test_id="test/0").iloc[: method == "find"]
+    flagged = contamination(index=0, test_id="test/0").iloc[: int(method == "find")]
     flagged = check("contamination", flagged, "made")
     facts = {"ledger_hash": table_hash(frame), "contamination_hash": table_hash(flagged)}
     return Augmented(facts, frame, pixels, np.arange(count) % 3, flagged)
@@ -193,7 +193,7 @@ def test_records_become_a_page(text):
     for number in ("74.8", "59.8", "49.8", "+25.0", "+10.0"):
         assert number in text
     page = Page(text)
-    assert len(page.all("table")) == 2 + 1  # a contest per classifier, one gallery
+    assert len(page.all("table")) == 2 + 1 + 1  # a contest per classifier, the flagged pairs, one gallery
     assert all("alt" in image and image["alt"] for image in page.all("img"))
     assert all(head.get("scope") for head in page.all("th"))
     assert len(page.all("caption")) == len(page.all("table"))
@@ -266,7 +266,7 @@ def test_the_gallery_shows_shots_and_what_was_added(text):
         == 12
     )
     assert any(words.startswith("retrieved · clip-art/0 · found by") for words in told)
-    assert [words for words in told if "very near to test image shapes/00" in words] == [
+    assert [words for words in told if "very near to test image test/0 (perceptual" in words] == [
         attributes["title"] for attributes in page.all("i") if attributes.get("class") == "near"
     ]
     assert len(page.all("i")) == 9 + 12 + 12
