@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from benchmark.contract import Images, Provenance
-from benchmark.data import ImageSet, Split
+from benchmark.data import Split
 from benchmark.errors import MethodError
 from benchmark.imaging import perceptual_hash, pixel_hash
 from benchmark.protocol import BudgetSpec
@@ -23,8 +23,6 @@ from benchmark.targets import checked, encode
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from benchmark.upstream.encoder import Encoder
 
 _ORIGINS = ("generated", "retrieved", "real", "transformed")
 _DECIMALS = 6  # of similarities: what two machines agree on
@@ -51,7 +49,6 @@ class Ledger:
         self._rows: list[tuple[dict[str, Any], np.ndarray]] = []
         self._counts: Counter[int] = Counter()
         self._batches = 0
-        self.over_cap = 0  # images that only their class's cap kept out
 
     @property
     def count(self) -> int:
@@ -78,24 +75,23 @@ class Ledger:
         labels = _checked_labels(images.labels, len(pixels), len(self.classes), where)
         told = self._checked_provenance(images.provenance, len(pixels), where)
         rejected = self._checked_rejected(images.rejected, len(pixels), where)
-        counts, over_cap = self._counts.copy(), 0
+        counts = self._counts.copy()
         rows: list[tuple[dict[str, Any], np.ndarray]] = []
         for image, (label, target), provenance, reason in zip(
             pixels, labels, told, rejected, strict=True
         ):
             if not reason and counts[label] >= self.cap:
-                reason, over_cap = f"beyond {self.cap} images of its class", over_cap + 1
+                reason = f"cap: beyond {self.cap} images of its class"
             counts[label] += not reason
             index = len(self._rows) + len(rows)
             rows.append((self._row(index, image, label, target, provenance, reason), image))
         self._rows += rows
         self._counts = counts
-        self.over_cap += over_cap
         self._batches += 1
 
     def frame(self) -> pd.DataFrame:
         """The rows as the table ``ledger`` of ``benchmark.records``; ``nearest_test_*`` are
-        empty until ``nearest_test`` fills them."""
+        empty until ``contamination.examine`` fills them."""
         import pandas as pd
 
         from benchmark.records import tables
@@ -212,33 +208,6 @@ _LIMITS: tuple[tuple[str, type, float, float], ...] = (
 assert {name for name, *_ in _LIMITS} | {"origin", "source", "parents"} == {
     entry.name for entry in fields(Provenance)
 }
-
-
-def nearest_test(
-    frame: pd.DataFrame, pixels: np.ndarray, test: ImageSet, encoder: Encoder
-) -> pd.DataFrame:
-    """``frame`` with the test image nearest to each accepted image: its id and the cosine of
-    the encoder's features, -1..1. Rejected images have none.
-
-    Args:
-        frame: as ``Ledger.frame`` returns it.
-        pixels: uint8 [M, S, S, 3], the accepted images in ledger order.
-        test: the test images.
-    """
-    from benchmark.upstream.features import remembered
-    from benchmark.upstream.index import ExactIndex
-
-    frame = frame.copy()
-    if len(pixels):
-        index = ExactIndex(remembered(test.pixels(), encoder))
-        similarity, rows = index.search(encoder.encode_images(pixels), 1)
-        accepted = frame["accepted"].to_numpy(bool)
-        frame.loc[accepted, "nearest_test_id"] = [test.ids[row] for row in rows[:, 0].tolist()]
-        # through float64: a float32 has digits of its own behind the sixth decimal
-        rounded = np.round(similarity[:, 0].numpy().astype(float), _DECIMALS)
-        frame.loc[accepted, "nearest_test_similarity"] = rounded
-    checked: pd.DataFrame = check("ledger", frame, "ledger")
-    return checked
 
 
 def _checked_pixels(given: Any, size: int, where: str) -> np.ndarray:

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -75,6 +76,9 @@ class Trial:
                 "method": [self.call.method.name, self.call.method.hash],
                 "params": self.call.params.model_dump(mode="json"),
                 "upstream": [self.upstream, self.upstream_hash],
+                "contamination": self.protocol.pick(
+                    "upstream", self.upstream
+                ).contamination.model_dump(mode="json"),
                 "budget": [
                     self.budget,
                     self.protocol.pick("budget", self.budget).model_dump(mode="json"),
@@ -116,7 +120,8 @@ def augment(
         MethodError: it broke its contract, yielded nothing, or raised.
         BenchError: the upstream or the data is at fault.
     """
-    from benchmark.ledger import Ledger, nearest_test
+    from benchmark.contamination import examine
+    from benchmark.ledger import Ledger
     from benchmark.meter import Meter
 
     budget = trial.protocol.pick("budget", trial.budget)
@@ -125,11 +130,11 @@ def augment(
     seed_everything(trial.seed)
     stopped = _consume(trial, upstream, meter, ledger, progress)
     _refuse_empty(trial, ledger, stopped)
-    frame = ledger.frame()
     pixels, labels = ledger.accepted()
-    frame = nearest_test(frame, pixels, trial.split.test.for_contamination(), upstream.encoder)
-    rejected = int((~frame["accepted"]).sum())
-    cap = stopped.unit if stopped else ("images" if ledger.over_cap else "")
+    test, thresholds = trial.split.test.for_contamination(), upstream.spec.contamination
+    frame, flagged = examine(ledger.frame(), pixels, test, upstream.encoder, thresholds)
+    rejects = _rejects(frame)
+    cap = stopped.unit if stopped else ("images" if "cap" in rejects else "")
     facts = {
         "trial_id": trial.id,
         "status": "capped" if cap else "ok",
@@ -139,11 +144,19 @@ def augment(
         "peak_memory_mb": round(meter.peak_memory_mb, 1),
         "peak_gpu_memory_mb": round(meter.peak_gpu_memory_mb, 1),
         "images_accepted": len(labels),
-        "images_rejected": rejected,
+        "images_rejected": sum(rejects.values()),
+        "rejects": rejects,
         "ledger_hash": table_hash(frame),
+        "contamination_hash": table_hash(flagged),
         "environment": environment,
     }
-    return Augmented(facts, frame, pixels, labels)
+    return Augmented(facts, frame, pixels, labels, flagged)
+
+
+def _rejects(ledger: Any) -> dict[str, int]:
+    """Rejected images by the first word of their reason: "cap", or the name of a filter."""
+    reasons = ledger.loc[~ledger["accepted"], "reason"]
+    return dict(Counter(reason.partition(":")[0] for reason in reasons))
 
 
 def _consume(
@@ -217,7 +230,8 @@ def classify(
     )
     record = Record(
         **identity(trial, classifier, control_id),
-        **score(predictions, trial),
+        **score(predictions, trial, made.flagged["test_id"]),
+        flagged_pairs=len(made.flagged),
         **_spend(facts),
         status=facts["status"],
         reason=facts["reason"],
@@ -226,6 +240,7 @@ def classify(
         selected=judged.selected,
         train_seconds=round(time.perf_counter() - started, 3),
         ledger_hash=made.facts["ledger_hash"],
+        contamination_hash=made.facts["contamination_hash"],
         predictions_hash=table_hash(predictions),
         created=_now(),
         environment=Environment(**made.facts["environment"]),
@@ -296,13 +311,30 @@ def identity(trial: Trial, classifier: str, control_id: str) -> dict[str, Any]:
     }
 
 
-def score(predictions: Any, trial: Trial) -> dict[str, Any]:
-    """The metric of the task card from a prediction table: anyone can recompute it."""
+def score(predictions: Any, trial: Trial, flagged: Collection[str]) -> dict[str, Any]:
+    """The metric of the task card from a prediction table: anyone can recompute it.
+
+    Args:
+        flagged: ids of the test images of which an augmented image is a copy: the clean value is
+            the metric on the others, None where there are none.
+    """
+    metric = trial.task.card.metric
+    clean = predictions[~predictions["id"].isin(flagged)]
+    return {
+        "n_test": len(predictions),
+        "n_correct": int((predictions["label"] == predictions["prediction"]).sum()),
+        "value": _metric(predictions, metric),
+        "n_clean": len(clean),
+        "value_clean": _metric(clean, metric) if len(clean) else None,
+    }
+
+
+def _metric(predictions: Any, metric: str) -> float:
+    """``top1``, or ``mean_per_class`` recall over the classes that have images."""
     correct = predictions["label"] == predictions["prediction"]
-    value = float(correct.mean())
-    if trial.task.card.metric == "mean_per_class":
-        value = float(correct.groupby(predictions["label"]).mean().mean())
-    return {"n_test": len(correct), "n_correct": int(correct.sum()), "value": value}
+    if metric == "mean_per_class":
+        return float(correct.groupby(predictions["label"]).mean().mean())
+    return float(correct.mean())
 
 
 def _spend(facts: dict[str, Any]) -> dict[str, Any]:
@@ -311,6 +343,7 @@ def _spend(facts: dict[str, Any]) -> dict[str, Any]:
         "phases": phases,
         "images_accepted": facts["images_accepted"],
         "images_rejected": facts["images_rejected"],
+        "rejects": facts["rejects"],
         "tflops": sum(spend.tflops for spend in phases.values()),
         "nfe": sum(spend.nfe for spend in phases.values()),
         "seconds": round(sum(spend.seconds for spend in phases.values()), 3),

@@ -27,7 +27,7 @@ sources
 data
 meter
 upstream
-ledger mixing
+ledger mixing contamination
 classify
 store environment
 trial
@@ -35,7 +35,7 @@ worker
 runner
 statistics
 board
-charts gallery
+charts gallery flagged
 page
 console
 report doctor
