@@ -13,20 +13,37 @@ if TYPE_CHECKING:
     import numpy as np
 
 
-def in_turn(shots: Shots, count: int, rng: np.random.Generator) -> tuple[np.ndarray, list[str]]:
+def in_turn(
+    shots: Shots,
+    count: int,
+    rng: np.random.Generator,
+    texts: Sequence[Sequence[str]] | None = None,
+) -> tuple[np.ndarray, list[str]]:
     """The shot and the prompt of ``count`` edits per class, class by class in turn: the shots of
-    a class in an order drawn by chance, again and again, its prompts in the order of its card.
+    a class in an order drawn by chance, again and again, its prompts in their own order.
+
+    Args:
+        texts: the prompts of each class; default: those of its card.
 
     Returns:
         Rows of ``shots``, int64 [count * C], and as many texts.
     """
     import numpy as np
 
-    texts = [entry.prompts for entry in shots.classes]
+    texts = texts or [entry.prompts for entry in shots.classes]
     order = [rng.permutation(shots.rows(label)) for label in range(len(texts))]
     turns = rounds(count, len(texts))
     rows = [order[label][turn % len(order[label])] for turn, label in turns]
     return np.array(rows), [texts[label][turn % len(texts[label])] for turn, label in turns]
+
+
+def alike(values: np.ndarray) -> Iterator[tuple[float, np.ndarray]]:
+    """Each value that occurs, in the order of first occurrence, with its places, int64 [n]:
+    ``image_to_image`` makes images of one strength at a time."""
+    import numpy as np
+
+    for value in dict.fromkeys(values.tolist()):
+        yield value, np.flatnonzero(values == value)
 
 
 def edits(
