@@ -12,7 +12,9 @@ from benchmark.errors import UnknownNameError, did_you_mean
 from benchmark.root import PROTOCOL_FILE
 
 # Raised when the harness itself changes what a record means: part of every record's identity.
-PROTOCOL_VERSION = 1
+# 2: test images that an added image was flagged with are scored apart (`value_clean`); a trial
+# counts as capped by images only where images were more than the budget holds.
+PROTOCOL_VERSION = 2
 
 
 class CorpusSpec(Declared):
@@ -62,6 +64,15 @@ class GeneratorSpec(Declared):
     batch_size: int = Field(default=8, ge=1)
 
 
+class ContaminationSpec(Declared):
+    """When an added image counts as a copy of a test image; see ``benchmark.contamination``."""
+
+    pixels: float = Field(default=0.05, ge=0, le=1, description="root mean square difference")
+    phash: int = Field(default=4, ge=0, le=64, description="differing bits")
+    cosine: float = Field(default=0.9, ge=-1, le=1, description="that a near hash needs as well")
+    cosine_alone: float | None = Field(default=None, ge=-1, le=1)
+
+
 class UpstreamSpec(Declared):
     """What augmentation may draw from."""
 
@@ -69,6 +80,7 @@ class UpstreamSpec(Declared):
     corpus: CorpusSpec
     encoder: EncoderSpec
     generator: GeneratorSpec
+    contamination: ContaminationSpec = ContaminationSpec()
 
 
 class BudgetSpec(Declared):

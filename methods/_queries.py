@@ -86,7 +86,8 @@ def nearest_captions(
     from benchmark.upstream import Neighbours
 
     captions = upstream.corpus.captions
-    said = {int(row): captions[int(row)] for row in np.unique(np.concatenate(pools))}
+    together = np.unique(np.concatenate(pools))
+    said = dict(zip(together.tolist(), captions[together.tolist()], strict=True))
     place = {caption: at for at, caption in enumerate(dict.fromkeys(said.values()))}
     texts = upstream.encoder.encode_texts(list(place))
     ranked = []
@@ -94,7 +95,7 @@ def nearest_captions(
         meter.charge(flops=2 * query.numel() * len(texts))
         best, which = (texts @ query.T).round(decimals=6).max(1)
         rows = rng.permutation(rows)
-        at = [place[said[int(row)]] for row in rows]
+        at = [place[said[row]] for row in rows.tolist()]
         similarity = best[at].numpy()
         order = np.argsort(-similarity, kind="stable")
         ranked.append(Neighbours(rows[order], similarity[order], which[at].numpy()[order]))

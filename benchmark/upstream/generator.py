@@ -20,6 +20,7 @@ from benchmark.fingerprint import generator_hash
 from benchmark.imaging import decode, encode_png
 from benchmark.meter import Meter, count_flops, watch
 from benchmark.protocol import UpstreamSpec
+from benchmark.upstream.adapters import text_parts
 from benchmark.upstream.conditioning import Conditioning, added, encode
 from benchmark.upstream.loading import half_precision, loading
 
@@ -126,7 +127,7 @@ class Generator:
             parents: N ids, or several, that the images are of; noted in the ledger.
         """
         editing = self._editing
-        strength = min(1.0, max(strength, 1 / steps))
+        strength = _at_least_a_step(strength, steps)
         for start in range(0, len(prompts), self.batch_size):
             batch = slice(start, start + self.batch_size)
             pixels, nfe = self.sample(
@@ -184,21 +185,32 @@ class Generator:
 
         return DDPMScheduler.from_config(self.pipeline.scheduler.config)
 
-    def price(self, images: int, steps: int, guidance_scale: float, strength: float = 1.0) -> float:
+    def price(
+        self, images: int, steps: int, guidance_scale: float, strength: float | None = None
+    ) -> float:
         """TFLOPs that so many images will cost: what a method leaves of its budget while it
-        trains. Prompts and, for edits, the encoding are not in it: they cost a fraction."""
+        trains. Where a pipeline saves an evaluation, they cost less.
+
+        Args:
+            strength: of edits; None for images made from noise alone.
+        """
         pipeline, side = self.pipeline, self.size // int(self.pipeline.vae_scale_factor)
         with self._unmetered(), torch.no_grad():
             told = encode(pipeline, [""])
-            noisy = torch.zeros(
-                1, denoiser(pipeline).config.in_channels, side, side, dtype=told.embeds.dtype
-            ).to(told.embeds.device)
+            like = {"dtype": told.embeds.dtype, "device": told.embeds.device}
+            noisy = torch.zeros(1, denoiser(pipeline).config.in_channels, side, side, **like)
             given = {"encoder_hidden_states": told.embeds, **added(pipeline, told, self.size)}
-            time = torch.zeros(1, dtype=torch.long, device=noisy.device)
-            once = count_flops(denoiser(pipeline), (noisy, time), given, False)
-            decoded = count_flops(pipeline.vae.decoder, (noisy,), {}, False)
-        nfe = max(1, int(steps * strength)) * (2 if guidance_scale > 1 else 1)
-        return images * (nfe * once + decoded) / 1e12
+            ids = torch.zeros(told.embeds.shape[:2], dtype=torch.long, device=noisy.device)
+            once = count_flops(denoiser(pipeline), (noisy, ids[:, 0]), given, False)
+            read = sum(count_flops(part, (ids,), {}, False) for _, part in text_parts(pipeline))
+            if strength is None:
+                parts = pipeline.vae.decoder, getattr(pipeline.vae, "post_quant_conv", None)
+                coded = sum(count_flops(part, (noisy,), {}, False) for part in parts if part)
+            else:  # called as a whole, an autoencoder encodes and decodes
+                pixels = torch.zeros(1, 3, self.size, self.size, **like)
+                coded = count_flops(pipeline.vae, (pixels,), {}, False)
+        rows = 2 if guidance_scale > 1 else 1
+        return images * (rows * (self._evaluations(steps, strength) * once + read) + coded) / 1e12
 
     def sample(
         self, pipeline: Any, seeds: Sequence[int], size: int, **arguments: Any
@@ -227,6 +239,14 @@ class Generator:
         pipeline = AutoPipelineForImage2Image.from_pipe(self.pipeline)
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
+
+    def _evaluations(self, steps: int, strength: float | None) -> int:
+        """Evaluations of the denoiser for one image without guidance: some samplers take one
+        more than they are asked for, or two per step."""
+        scheduler = type(self.pipeline.scheduler).from_config(self.pipeline.scheduler.config)
+        scheduler.set_timesteps(steps)
+        taken = steps if strength is None else int(steps * _at_least_a_step(strength, steps))
+        return len(scheduler.timesteps[(steps - taken) * scheduler.order :])
 
     @contextmanager
     def _unmetered(self) -> Iterator[None]:
@@ -305,6 +325,12 @@ def counting_rows(module: nn.Module) -> Iterator[list[int]]:
         yield rows
     finally:
         handle.remove()
+
+
+def _at_least_a_step(strength: float, steps: int) -> float:
+    """``strength`` for which a pipeline takes one step or more: it rounds the product with
+    ``steps`` down, and 49 * (1 / 49) lies below 1."""
+    return min(1.0, max(strength, (1 + 1e-9) / steps))
 
 
 def _load(spec: UpstreamSpec, root: Path, device: str) -> Any:
