@@ -25,7 +25,7 @@ def julia(size: int, rng: np.random.Generator) -> np.ndarray:
     escaped = np.full((size, size), ITERATIONS)
     for step in range(ITERATIONS):
         z = z * z + c
-        out = (np.abs(z) > 2) & (escaped == ITERATIONS)
+        out = (z.real**2 + z.imag**2 > 4) & (escaped == ITERATIONS)
         escaped[out] = step
         z[out | (escaped < ITERATIONS)] = 0  # they stay finite; they are counted already
     bands, phases = rng.uniform(1, 3), rng.uniform(0, 2 * np.pi, 3)

@@ -1,8 +1,9 @@
 """A shot of one class translated toward another, labelled as both.
 
 Diff-Mix of Wang et al.: the generator learns a word V_c for every class c, and low-rank adapters,
-from "a photo of a [V_c] [metaclass]". Then an image of class i is noised to s T and denoised under
-the prompt of class j, which keeps its background and changes its subject, with the label
+from "a photo of a [V_c] [metaclass]": here the task's first template, filled with the word and what
+the class is a kind of. Then an image of class i is noised to s T and denoised under the prompt of
+class j, which keeps its background and changes its subject, with the label
 
     y = (1 - s^gamma) e_i + s^gamma e_j,   s drawn from {0.5, 0.7, 0.9}
 
@@ -45,7 +46,7 @@ class Params(Sampling):
 
     gamma: float = benchmark.param(0.8, help="how slowly a label follows s", gt=0, lt=1)
     rank: int = benchmark.param(10, help="rank of the adapters", ge=1)
-    fit_steps: int = benchmark.param(150, help="optimiser steps", published=35000, ge=1)
+    fit_steps: int = benchmark.param(100, help="optimiser steps", published=35000, ge=1)
     lr: float = benchmark.param(3e-3, help="learning rate", published=5e-5, gt=0)
     batch_size: int = benchmark.param(10, help="shots in a step", published=2, ge=1)
 
@@ -61,9 +62,10 @@ def augment(
 
     generator, classes = upstream.generator, shots.classes
     count, pipeline, seed = meter.budget.images_per_class, generator.pipeline, rng.integers(2**31)
-    words = rare_words(pipeline, len(classes), [text for c in classes for text in c.prompts])
+    known = [text for entry in classes for text in (*entry.prompts, entry.hypernym)]
+    words = rare_words(pipeline, len(classes), known)
     texts = [
-        f"a photo of a {word} {entry.hypernym}".rstrip()
+        entry.templates[0].format(name=f"{word} {entry.hypernym}".rstrip())
         for word, entry in zip(words, classes, strict=True)
     ]
     with (
