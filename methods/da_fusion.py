@@ -53,7 +53,7 @@ def augment(
     """Learns the words, then edits the shots of each class in turn."""
     count, generator = meter.budget.images_per_class, upstream.generator
     t0 = rng.choice(STRENGTHS, size=count).repeat(len(shots.classes))
-    left = spare(shots, upstream, meter, params)  # of whole generations: no edit costs more
+    left = spare(shots, upstream, meter, params)  # whole generations: most edits cost less
     with invert(shots, upstream, meter, rng, params, left) as texts:
         rows, prompts = in_turn(shots, count, rng, texts)
         for strength, places in alike(t0):

@@ -74,7 +74,7 @@ def augment(
     ):
         z = examples(shots, upstream, meter)
         c = asked_anew(generator, [texts[label] for label in shots.labels])
-        left = spare(shots, upstream, meter, params)  # whole generations: no edit costs more
+        left = spare(shots, upstream, meter, params)  # whole generations: edits cost less
         fit_shared(upstream, z, c, [*vectors, *weights], meter, rng, params, left)
         rows, _ = in_turn(shots, count, rng)
         target = np.concatenate([rng.permutation(len(classes)) for _ in range(count)])
