@@ -187,8 +187,8 @@ def records_frame(records: Iterable[Record]) -> pd.DataFrame:
     return checked
 
 
-def check(name: Literal["records", "predictions", "ledger"], frame: Any, source: object) -> Any:
-    """``frame`` validated and coerced by the table ``name``.
+def check(name: str, frame: Any, source: object) -> Any:
+    """``frame`` validated and coerced by the table ``name`` of ``tables``.
 
     Raises:
         RecordError: naming every column, check, and offending value.

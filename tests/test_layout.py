@@ -29,6 +29,8 @@ meter
 upstream
 ledger
 classify
+files
+packed
 store environment
 trial
 worker
@@ -36,9 +38,11 @@ runner
 statistics
 board
 charts gallery
+submission
 page
 console
 report doctor
+publish
 cli
 """.split("\n")
 RANK = {name: rank for rank, line in enumerate(ORDER) for name in line.split()}
