@@ -38,7 +38,8 @@ runner
 statistics
 board
 charts gallery
-submission
+submission spend
+catalogue contact
 page
 console
 report doctor

@@ -29,15 +29,19 @@ CLASSIFIERS = ("linear-probe", "resnet-scratch")
 
 @pytest.fixture
 def results(shapes, tmp_path):
+    return write_results(shapes, tmp_path / "results")
+
+
+def write_results(root, folder):
     """Two methods on two seeds under two classifiers, with a failure, on the task of ``shapes``:
     written as trials are, with real splits, ledgers, images and predictions."""
     for seed in (0, 1):
         for method in ("none", "repeat"):
-            write_trial(shapes, tmp_path / "results", method, seed)
+            write_trial(root, folder, method, seed)
     lost = {"value": None, "n_test": 0, "n_correct": 0, "predictions_hash": None, "cap": ""}
     failed = record_of("broken", 0, "linear-probe", status="failed", reason="it broke", **lost)
-    Store(tmp_path / "results").write_failure(failed)
-    return tmp_path / "results"
+    Store(folder).write_failure(failed)
+    return folder
 
 
 def write_trial(root, folder, method, seed):
