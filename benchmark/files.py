@@ -106,17 +106,17 @@ def read_table(path: Path) -> pd.DataFrame:
 
 
 def write_images(
-    path: Path, columns: Mapping[str, Sequence[str] | Sequence[int]], files: Sequence[bytes]
+    path: Path, columns: Mapping[str, Sequence[object]], files: Sequence[bytes]
 ) -> None:
     """Parquet with the Hub's Image feature: ``datasets`` and the Hub's viewer show it as is.
 
     Args:
-        columns: of texts or of integers, beside the column ``image``.
+        columns: beside ``image``: ``index``, ``label``, and texts of any other name.
         files: encoded images, one a row.
     """
     import pyarrow as pa
 
-    kinds = {name: "string" if name.endswith("_id") else "int64" for name in columns}
+    kinds = {name: "int64" if name in ("index", "label") else "string" for name in columns}
     image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     schema = pa.schema([*((name, kind) for name, kind in kinds.items()), ("image", image)])
     features: dict[str, Any] = {

@@ -4,6 +4,7 @@
         records.jsonl           one record a line, failed and skipped ones too
         predictions.parquet     of all records, told apart by ``record_id``
         ledger.parquet          of all trials, told apart by ``trial_id``
+        contamination.parquet   of all trials that looked for flagged pairs
         images.parquet          a few accepted images of every class, by ``trial_id``
 
 This module reads it; ``benchmark.submission`` makes and checks one.
@@ -27,7 +28,7 @@ RECORDS = "records.jsonl"
 IMAGES = "images.parquet"
 # The tables beside a record, each with what its rows belong to: a record, or a trial that several
 # classifiers judged. Their hashes are the record's fields ``<name>_hash``.
-KEYS = {"predictions": "record_id", "ledger": "trial_id"}
+KEYS = {"predictions": "record_id", "ledger": "trial_id", "contamination": "trial_id"}
 
 
 class Packed:

@@ -1,7 +1,7 @@
 """The results folder: whole folders or nothing, under names made of hashes.
 
     results/<task>/<method>/<trial id>/
-        augment/        ledger.parquet  images.parquet  augment.json
+        augment/        ledger.parquet  images.parquet  contamination.parquet  augment.json
         <classifier>/   predictions.parquet  record.json
     results/failures/<record id>.json
 
@@ -36,6 +36,7 @@ from benchmark.files import (
 )
 from benchmark.packed import KEYS, RECORDS, Packed
 from benchmark.records import Record, check, read_record, table_hash
+from benchmark.targets import decode
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,18 +45,31 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Augmented:
-    """What the augmentation half of a trial left: the ledger, the accepted images, the spend.
+    """What the augmentation half of a trial left: the ledger, the accepted images, the pairs of
+    them and test images that are flagged, the spend.
 
     Attributes:
         facts: status, cap, reason, phases, peak memory, environment (``augment.json``).
         pixels: uint8 [M, S, S, 3], accepted images in ledger order.
-        labels: int64 [M].
+        labels: int64 [M], the primary classes.
+        flagged: the table ``contamination`` of ``benchmark.records``.
     """
 
     facts: dict[str, Any]
     ledger: pd.DataFrame
     pixels: np.ndarray
     labels: np.ndarray
+    flagged: pd.DataFrame
+
+    def targets(self, n_classes: int) -> np.ndarray:
+        """What a classifier is fitted to: ``labels``, or float32 [M, C] where one of them is
+        soft or negative, from the ledger's column ``target``."""
+        return decode(self.labels, self.target_texts(), n_classes)
+
+    def target_texts(self) -> list[str | None]:
+        """Of the accepted images, as the ledger has them; None for a hard label."""
+        kept = self.ledger.loc[self.ledger["accepted"], "target"]
+        return [text if isinstance(text, str) else None for text in kept]
 
 
 @dataclass(frozen=True)
@@ -91,6 +105,13 @@ class StoredRecord:
         if table_hash(frame) != getattr(self.record, f"{name}_hash"):
             raise RecordError(f"{where}: differs from the {name}_hash of its record")
         return frame
+
+    def flagged(self) -> pd.DataFrame | None:
+        """One row per flagged pair of an augmented image and a test image; None where the record
+        is of a version that did not look for them. Errors as ``predictions``."""
+        if self.record.contamination_hash is None:
+            return None
+        return self.table("contamination")
 
     def images(self) -> dict[int, bytes]:
         """Image files of the accepted images by their ledger index; of a submission only those
@@ -141,7 +162,10 @@ class Store:
 
         def fill(temporary: Path) -> None:
             write_table(temporary / "ledger.parquet", check("ledger", made.ledger, "ledger"))
+            flagged = check("contamination", made.flagged, "contamination")
+            write_table(temporary / "contamination.parquet", flagged)
             columns = {"index": accepted, "label": made.labels.tolist()}
+            columns |= {"target": made.target_texts()}
             files = [encode(image) for image in made.pixels]
             write_images(temporary / "images.parquet", columns, files)
             write_bytes(temporary / "augment.json", to_json(made.facts))
@@ -161,10 +185,14 @@ class Store:
             ledger = check("ledger", read_table(place / "ledger.parquet"), place)
             if table_hash(ledger) != facts["ledger_hash"]:
                 raise RecordError(f"{place}: the ledger differs from its hash")
+            flagged = check("contamination", read_table(place / "contamination.parquet"), place)
+            if table_hash(flagged) != facts["contamination_hash"]:
+                raise RecordError(f"{place}: the flagged pairs differ from their hash")
             images = read_table(place / "images.parquet")
             pixels = [decode(image["bytes"], None, str(place)) for image in images["image"]]
             labels = images["label"].to_numpy(dtype="int64", copy=True)
-            return Augmented(facts, ledger, np.stack(pixels) if pixels else _none(), labels)
+            shown = np.stack(pixels) if pixels else _none()
+            return Augmented(facts, ledger, shown, labels, flagged)
         except Exception:  # whatever is wrong with a damaged file, the remedy is the same
             shutil.rmtree(place, ignore_errors=True)
             return None

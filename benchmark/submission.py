@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from PIL import Image
@@ -129,18 +129,24 @@ def _identity(item: StoredRecord, checked: Checked) -> Iterator[str]:
 
 
 def _score(item: StoredRecord, checked: Checked) -> Iterator[str]:
-    """Counts and value from the predictions."""
-    record, table = item.record, item.predictions()
+    """Counts and value from the predictions, of the clean part of the test images too."""
+    record, table, flagged = item.record, item.predictions(), item.flagged()
+    found = _scored(table, record.metric)
+    if flagged is not None:
+        clean = _scored(table[~table["id"].isin(flagged["test_id"])], record.metric)
+        found |= {"n_clean": clean["n_test"], "value_clean": clean["value"]}
+        found |= {"flagged_pairs": len(flagged)}
+    for name, value in found.items():
+        stated = getattr(record, name)
+        if stated != value and (None in (stated, value) or abs(stated - value) > 1e-9):
+            yield f"{name} = {stated}, from the predictions {value}"
+
+
+def _scored(table: pd.DataFrame, metric: Literal["top1", "mean_per_class"]) -> dict[str, Any]:
     labels = table["label"].to_numpy()
-    correct = labels == table["prediction"].to_numpy()
-    if len(table) != record.n_test:
-        yield f"n_test = {record.n_test}, the predictions are {len(table)}"
-    if int(correct.sum()) != record.n_correct:
-        yield f"n_correct = {record.n_correct}, of the predictions {int(correct.sum())} are right"
-    if len(table):
-        value = float(metric_of(correct[None], strata_of(correct[None], labels, record.metric))[0])
-        if record.value is None or abs(value - record.value) > 1e-9:
-            yield f"value = {record.value}, from the predictions {value:.9f}"
+    correct = (labels == table["prediction"].to_numpy())[None]
+    value = float(metric_of(correct, strata_of(correct, labels, metric))[0]) if len(table) else None
+    return {"n_test": len(table), "n_correct": int(correct.sum()), "value": value}
 
 
 def _ledger(item: StoredRecord, checked: Checked) -> Iterator[str]:
@@ -151,6 +157,10 @@ def _ledger(item: StoredRecord, checked: Checked) -> Iterator[str]:
         stated, found = getattr(record, f"images_{name}"), int(counts.get(value, 0))
         if stated != found:
             yield f"images_{name} = {stated}, in the ledger {found}"
+    reasons = ledger.loc[~ledger["accepted"], "reason"]
+    rejects = dict(Counter(reason.partition(":")[0] for reason in reasons))
+    if rejects != record.rejects:
+        yield f"rejects = {record.rejects}, in the ledger {rejects}"
     hashes = dict(zip(ledger["index"], ledger["sha256"], strict=True))
     for index, data in item.images().items():
         checked.images += 1
@@ -214,7 +224,8 @@ def _refuse_loss(out: Path, stored: Sequence[StoredRecord]) -> None:
 
 def _trials(stored: Iterable[StoredRecord]) -> list[StoredRecord]:
     """One scored record of every trial."""
-    return list({i.record.trial_id: i for i in stored if i.record.value is not None}.values())
+    scored = (item for item in stored if item.record.value is not None)
+    return list({item.record.trial_id: item for item in scored}.values())
 
 
 def _pack_table(path: Path, name: str, stored: Sequence[StoredRecord]) -> None:
@@ -222,7 +233,7 @@ def _pack_table(path: Path, name: str, stored: Sequence[StoredRecord]) -> None:
     import pyarrow as pa
 
     key = KEYS[name]
-    owners = [item for item in stored if item.record.value is not None]
+    owners = [item for item in stored if getattr(item.record, f"{name}_hash")]
     parts = []
     for item in owners if key == "record_id" else _trials(owners):
         table = pa.Table.from_pandas(item.table(name), preserve_index=False)

@@ -19,7 +19,7 @@ ORDER = """
 errors
 root
 declared
-contract
+contract targets
 cards protocol
 registry
 records imaging fingerprint
@@ -27,7 +27,7 @@ sources
 data
 meter
 upstream
-ledger
+ledger mixing contamination
 classify
 files
 packed
@@ -37,7 +37,7 @@ worker
 runner
 statistics
 board
-charts gallery
+charts gallery flagged
 submission spend
 catalogue contact
 page

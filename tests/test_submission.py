@@ -17,12 +17,12 @@ from benchmark.imaging import decode, encode_png
 from benchmark.ledger import Ledger
 from benchmark.packed import IMAGES, KEYS, RECORDS
 from benchmark.page import build_site
-from benchmark.records import canonical_hash, read_record, table_hash
+from benchmark.records import canonical_hash, check, read_record, table_hash
 from benchmark.registry import load_registry
 from benchmark.store import Augmented, Store, read_results
 from benchmark.submission import check_records, pack
 from tests.small import budget
-from tests.test_records import golden
+from tests.test_records import UNSCORED, contamination, golden
 
 CLASSIFIERS = ("linear-probe", "resnet-scratch")
 
@@ -38,8 +38,8 @@ def write_results(root, folder):
     for seed in (0, 1):
         for method in ("none", "repeat"):
             write_trial(root, folder, method, seed)
-    lost = {"value": None, "n_test": 0, "n_correct": 0, "predictions_hash": None, "cap": ""}
-    failed = record_of("broken", 0, "linear-probe", status="failed", reason="it broke", **lost)
+    lost = UNSCORED | {"status": "failed", "reason": "it broke"}
+    failed = record_of("broken", 0, "linear-probe", **lost)
     Store(folder).write_failure(failed)
     return folder
 
@@ -55,6 +55,9 @@ def write_trial(root, folder, method, seed):
         told = [Provenance("transformed", "noise", seed=2**62 + 1, nfe=seed)] * 3
         ledger.add(Images(pixels, [0, 1, 2], told))
     frame, (pixels, labels) = ledger.frame(), ledger.accepted()
+    rejected = int((~frame["accepted"]).sum())
+    flagged = contamination(test_id=split.test.ids[0]).iloc[: int(method == "repeat")]
+    flagged = check("contamination", flagged, "made")
     store = Store(folder)
     for number, classifier in enumerate(CLASSIFIERS):
         guesses = split.test.labels.copy()
@@ -62,6 +65,8 @@ def write_trial(root, folder, method, seed):
         table = {"id": list(split.test.ids), "label": split.test.labels, "prediction": guesses % 3}
         predictions = pd.DataFrame(table)
         right = len(predictions) - number - seed
+        clean = slice(len(flagged), None)
+        clean = (guesses % 3 == split.test.labels)[clean]
         record = record_of(
             method,
             seed,
@@ -74,12 +79,18 @@ def write_trial(root, folder, method, seed):
             n_correct=right,
             value=right / len(predictions),
             images_accepted=len(labels),
-            images_rejected=int((~frame["accepted"]).sum()),
+            n_clean=len(clean),
+            value_clean=float(clean.mean()),
+            flagged_pairs=len(flagged),
+            images_rejected=rejected,
+            rejects={"cap": rejected} if rejected else {},
             ledger_hash=table_hash(frame),
+            contamination_hash=table_hash(flagged),
             predictions_hash=table_hash(predictions),
         )
         place = store.trial_folder(task.name, method, record.trial_id)
-        made = Augmented({"ledger_hash": record.ledger_hash}, frame, pixels, labels)
+        facts = {name: getattr(record, name) for name in ("ledger_hash", "contamination_hash")}
+        made = Augmented(facts, frame, pixels, labels, flagged)
         store.write_augmented(place, made, encode_png)
         store.write_record(place, record, predictions)
 
@@ -198,10 +209,21 @@ NAME = "shapes-3shot · repeat · S · linear-probe · seed 1"
     ("changes", "words"),
     [
         ({"value": 1.0}, ["value 1.0", "n_correct / n_test"]),
-        ({"value": 1.0, "n_correct": 18}, [NAME, "n_correct = 18", "17 are right", "value = 1.0"]),
-        ({"n_test": 20, "n_correct": 20, "value": 1.0}, [NAME, "n_test = 20", "are 18"]),
+        (
+            {"value": 1.0, "n_correct": 18},
+            [NAME, "n_correct = 18, from the predictions 17", "value = 1.0"],
+        ),
+        (
+            {"n_test": 20, "n_clean": 20, "n_correct": 20, "value": 1.0},
+            [NAME, "n_test = 20, from the predictions 18"],
+        ),
         ({"images_accepted": 5}, [NAME, "images_accepted = 5", "in the ledger 6"]),
-        ({"images_rejected": 0}, [NAME, "images_rejected = 0", "in the ledger 3"]),
+        (
+            {"images_rejected": 1, "rejects": {"score": 1}},
+            [NAME, "images_rejected = 1", "in the ledger 3", "{'score': 1}", "{'cap': 3}"],
+        ),
+        ({"value_clean": 0.5}, [NAME, "value_clean = 0.5, from the predictions 1.0"]),
+        ({"contamination_hash": "0" * 64}, [NAME, "contamination.parquet", "contamination_hash"]),
         ({"ledger_hash": "0" * 64}, [NAME, "ledger.parquet", "ledger_hash"]),
         ({"predictions_hash": "0" * 64}, [NAME, "predictions.parquet", "predictions_hash"]),
         ({"split_hash": "0" * 64}, [NAME, "split_hash"]),
@@ -322,7 +344,7 @@ def test_submissions_and_results_are_read_together(results, packed, shapes):
     assert len(both) == 11 and {item.packed is None for item in both} == {True}
     submitted = read_results(packed.parent)
     assert len(submitted) == 9 and {item.folder for item in submitted} == {packed}
-    change_line(packed, WHERE, status="failed", reason="x", value=None, cap="")
+    change_line(packed, WHERE, **UNSCORED, status="failed", reason="x")
     first = [i for i in read_results(packed.parent) if i.folder != packed]
     assert [(i.record.seed, i.record.status) for i in first] == [(1, "capped")]
 
