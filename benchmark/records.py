@@ -226,11 +226,8 @@ def records_frame(records: Iterable[Record]) -> pd.DataFrame:
     return checked
 
 
-Table = Literal["records", "predictions", "ledger", "contamination"]
-
-
-def check(name: Table, frame: Any, source: object) -> Any:
-    """``frame`` validated and coerced by the table ``name``.
+def check(name: str, frame: Any, source: object) -> Any:
+    """``frame`` validated and coerced by the table ``name`` of ``tables``.
 
     Raises:
         RecordError: naming every column, check, and offending value.
