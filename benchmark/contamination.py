@@ -110,7 +110,8 @@ def sketches(pixels: np.ndarray) -> np.ndarray:
     sums = np.add.reduceat(pixels / np.float32(255), starts, 1, dtype=np.float32)
     sums = np.add.reduceat(sums, starts, 2)
     scale = np.sqrt(np.outer(length, length) * (3.0 * side**2)).astype(np.float32)
-    return (sums / scale[:, :, None]).reshape(len(pixels), -1)
+    found: np.ndarray = (sums / scale[:, :, None]).reshape(len(pixels), -1)
+    return found
 
 
 def _nearest(features: np.ndarray, known: np.ndarray) -> tuple[list[int], np.ndarray]:
@@ -170,7 +171,12 @@ class _Comparison:
             yield self._judged(pixels, rows + start, columns, distance[rows, columns], flip)
 
     def _judged(
-        self, pixels: np.ndarray, rows: np.ndarray, columns: np.ndarray, bits: np.ndarray, flip: bool
+        self,
+        pixels: np.ndarray,
+        rows: np.ndarray,
+        columns: np.ndarray,
+        bits: np.ndarray,
+        flip: bool,
     ) -> Pairs:
         """What of the given pairs is flagged, and why. Only the mirrored images that occur in
         a pair are encoded: encoding is most of the cost."""
@@ -201,8 +207,8 @@ class _Comparison:
 
 def _squares(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Squared Euclidean distances of all pairs of [N, D] and [M, D]: [N, M]."""
-    products: np.ndarray = first @ second.T
-    return (first**2).sum(1)[:, None] + (second**2).sum(1) - 2 * products
+    lengths: np.ndarray = (first**2).sum(1)[:, None] + (second**2).sum(1)
+    return lengths - 2 * first @ second.T
 
 
 def _rms(

@@ -104,7 +104,9 @@ class Compared:
     def __init__(self, images: np.ndarray, pool: np.ndarray, encoder: Encoder) -> None:
         views, known = [images, mirrored(images)], encoder.encode_images(pool).numpy()
         self.distance = np.stack([hamming(hashes(view), hashes(pool)) for view in views])
-        self.similarity = np.stack([encoder.encode_images(view).numpy() @ known.T for view in views])
+        self.similarity = np.stack(
+            [encoder.encode_images(view).numpy() @ known.T for view in views]
+        )
         self.rms = np.stack([_rms(view, pool) for view in views])
 
     def flagged(self, pixels: float, bits: int, cosine: float) -> np.ndarray:
@@ -128,7 +130,9 @@ def copied(pool: np.ndarray, copy: Picture) -> np.ndarray:
 
 def table(copies: dict[str, Compared], others: Compared, rules: Sequence[Rule]) -> None:
     """Recall of every kind of copy, and the share of images that are flagged with another one."""
-    print(f"{'pixels':>7} {'phash':>6} {'cosine':>7} ", *(f"{name:>9}" for name in (*copies, "wrong")))
+    print(
+        f"{'pixels':>7} {'phash':>6} {'cosine':>7} ", *(f"{name:>9}" for name in (*copies, "wrong"))
+    )
     for rule in rules:
         recall = [np.diagonal(found.flagged(*rule)).mean() for found in copies.values()]
         wrong = others.flagged(*rule)
@@ -153,7 +157,9 @@ def main() -> None:
         parts = [part.pixels() for part in (split.shots, split.val, split.reserve) if len(part)]
         pool = np.concatenate(parts)
         pool = pool[:: -(-len(pool) // MOST)]
-        copies = {kind: Compared(copied(pool, copy), pool, encoder) for kind, copy in COPIES.items()}
+        copies = {
+            kind: Compared(copied(pool, copy), pool, encoder) for kind, copy in COPIES.items()
+        }
         others = Compared(pool, pool, encoder)
         for words in options.rules:
             print(f"\n{name}, {len(pool)} images: {words}, %")
