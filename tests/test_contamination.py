@@ -53,15 +53,21 @@ class Colours:
         return torch.nn.functional.normalize(means, dim=-1)
 
 
-def images(pixels):
+class Images:
     """A set of test images, as ``examine`` needs it."""
-    return SimpleNamespace(pixels=lambda: pixels, ids=[f"t{row}" for row in range(len(pixels))])
+
+    def __init__(self, pixels):
+        self.pixels = lambda: pixels
+        self.ids = [f"t{row}" for row in range(len(pixels))]
 
 
-def rows(*accepted):
-    frame = pd.concat([ledger(index=index) for index in range(len(accepted))], ignore_index=True)
-    reasons = ["" if kept else "score: 0.1 < 0.2" for kept in accepted]
-    return check("ledger", frame.assign(accepted=accepted, reason=reasons), "test")
+def rows(pixels, *rejected):
+    """The ledger of these images, with images in between that were rejected."""
+    told = [dict(phash=perceptual_hash(image)) for image in pixels]
+    for index in rejected:
+        told.insert(index, dict(accepted=False, reason="score: 0.1 < 0.2"))
+    table = [ledger(index=index, **row) for index, row in enumerate(told)]
+    return check("ledger", pd.concat(table, ignore_index=True) if table else ledger()[:0], "test")
 
 
 def jpeg(image, quality=90):
@@ -81,7 +87,7 @@ def test_copies_are_flagged_with_their_test_image(test, encoder):
     shown = test.pixels([3, 8, 11])
     made = np.stack([shown[0], mirrored(shown[1]), jpeg(shown[2])])
     # the rejected row in between has no pixels: positions are not ledger indices
-    done, flagged = examine(rows(True, False, True, True), made, test, encoder, ContaminationSpec())
+    done, flagged = examine(rows(made, 1), made, test, encoder, ContaminationSpec())
     found = flagged.set_index(["index", "test_id"])
     facts = ["reason", "mirrored", "distance", "rms", "similarity"]
     assert found.loc[(0, test.ids[3]), facts].tolist() == ["pixels", False, 0, 0, 1]
@@ -94,15 +100,16 @@ def test_copies_are_flagged_with_their_test_image(test, encoder):
 
 def test_other_images_are_not_flagged(split, test, encoder):
     made = split.shots.pixels()
-    _, flagged = examine(rows(*[True] * len(made)), made, test, encoder, EXACT)
+    _, flagged = examine(rows(made), made, test, encoder, EXACT)
     assert len(flagged) == 0
 
 
 def test_nothing_accepted_is_nothing_flagged(test):
-    done, flagged = examine(rows(False), np.zeros((0, 32, 32, 3), np.uint8), test, None, EXACT)
-    assert len(flagged) == 0 and done["nearest_test_id"].isna().all()
-    done, flagged = examine(rows(False)[:0], np.zeros((0, 32, 32, 3), np.uint8), test, None, EXACT)
-    assert len(flagged) == len(done) == 0
+    none = np.zeros((0, 32, 32, 3), np.uint8)
+    for given in (rows(none), rows(none, 0)):
+        done, flagged = examine(given, none, test, None, EXACT)
+        assert len(flagged) == 0 and len(done) == len(given)
+        assert done["nearest_test_id"].isna().all()
 
 
 def test_a_near_hash_needs_the_features_to_agree():
@@ -112,10 +119,10 @@ def test_a_near_hash_needs_the_features_to_agree():
     cosine = float(Colours().encode_images(tinted)[0] @ Colours().encode_images(grey)[0])
     for needed, count in ((cosine - 0.001, 1), (cosine + 0.001, 0)):
         spec = ContaminationSpec(pixels=0, phash=bits, cosine=needed)
-        _, flagged = examine(rows(True), tinted, images(grey), Colours(), spec)
+        _, flagged = examine(rows(tinted), tinted, Images(grey), Colours(), spec)
         assert flagged["reason"].tolist() == ["perceptual"] * count
     spec = ContaminationSpec(pixels=0, phash=0, cosine=1, cosine_alone=cosine - 0.001)
-    _, flagged = examine(rows(True), tinted, images(grey), Colours(), spec)
+    _, flagged = examine(rows(tinted), tinted, Images(grey), Colours(), spec)
     assert flagged["reason"].tolist() == (["cosine"] if bits else ["perceptual"])
     assert flagged["similarity"].tolist() == [pytest.approx(cosine, abs=1e-6)]
 
@@ -127,7 +134,7 @@ def test_the_pairs_are_those_of_a_plain_loop(size):
     made[::7] = np.clip(shown[np.arange(43) % 40].astype(int) + 9, 0, 255)
     made[3::7] = mirrored(shown[np.arange(43) % 40])
     spec = ContaminationSpec(pixels=0.04, phash=16, cosine=0.999)
-    _, flagged = examine(rows(*[True] * 300), made, images(shown), Colours(), spec)
+    _, flagged = examine(rows(made), made, Images(shown), Colours(), spec)
     expected = set()
     known = Colours().encode_images(shown).numpy()
     for view in (made, mirrored(made)):

@@ -145,6 +145,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--upstream", default="pocket")
     parser.add_argument("--rules", choices=[*RULES, "declared"], nargs="+", default=["declared"])
+    parser.add_argument("--tasks", choices=TASKS, nargs="+", default=TASKS)
     options = parser.parse_args()
     root = find_root()
     protocol, registry = load_protocol(root), load_registry(root)
@@ -152,7 +153,7 @@ def main() -> None:
     encoder = open_upstream(options.upstream, spec, root).encoder
     declared = spec.contamination
     rules = RULES | {"declared": [(declared.pixels, declared.phash, declared.cosine)]}
-    for name in TASKS:
+    for name in options.tasks:
         split = load_split(registry.task(name), 0, root)
         parts = [part.pixels() for part in (split.shots, split.val, split.reserve) if len(part)]
         pool = np.concatenate(parts)
@@ -162,7 +163,7 @@ def main() -> None:
         }
         others = Compared(pool, pool, encoder)
         for words in options.rules:
-            print(f"\n{name}, {len(pool)} images: {words}, %")
+            print(f"\n{name}, {len(pool)} images: {words}, %", flush=True)
             table(copies, others, rules[words])
 
 
