@@ -92,6 +92,14 @@ COPIES: dict[str, Picture] = {
 }
 
 
+class Pool:
+    """Images of a task: uint8 [M, S, S, 3], their hashes [M] and their features [M, D]."""
+
+    def __init__(self, pixels: np.ndarray, encoder: Encoder) -> None:
+        self.pixels, self.hashes = pixels, hashes(pixels)
+        self.features = encoder.encode_images(pixels).numpy()
+
+
 class Compared:
     """Images against the images of a task, as they are and mirrored.
 
@@ -101,13 +109,12 @@ class Compared:
         rms: [2, N, M], root mean square of the differences of pixels, 0..1.
     """
 
-    def __init__(self, images: np.ndarray, pool: np.ndarray, encoder: Encoder) -> None:
-        views, known = [images, mirrored(images)], encoder.encode_images(pool).numpy()
-        self.distance = np.stack([hamming(hashes(view), hashes(pool)) for view in views])
-        self.similarity = np.stack(
-            [encoder.encode_images(view).numpy() @ known.T for view in views]
-        )
-        self.rms = np.stack([_rms(view, pool) for view in views])
+    def __init__(self, images: np.ndarray, pool: Pool, encoder: Encoder) -> None:
+        views = [images, mirrored(images)]
+        self.distance = np.stack([hamming(hashes(view), pool.hashes) for view in views])
+        features = [encoder.encode_images(view).numpy() for view in views]
+        self.similarity = np.stack([view @ pool.features.T for view in features])
+        self.rms = np.stack([_rms(view, pool.pixels) for view in views])
 
     def flagged(self, pixels: float, bits: int, cosine: float) -> np.ndarray:
         """bool [N, M]: by the rule of ``benchmark.contamination``."""
@@ -156,14 +163,15 @@ def main() -> None:
     for name in options.tasks:
         split = load_split(registry.task(name), 0, root)
         parts = [part.pixels() for part in (split.shots, split.val, split.reserve) if len(part)]
-        pool = np.concatenate(parts)
-        pool = pool[:: -(-len(pool) // MOST)]
+        pixels = np.concatenate(parts)
+        pixels = pixels[:: -(-len(pixels) // MOST)]
+        pool = Pool(pixels, encoder)
         copies = {
-            kind: Compared(copied(pool, copy), pool, encoder) for kind, copy in COPIES.items()
+            kind: Compared(copied(pixels, copy), pool, encoder) for kind, copy in COPIES.items()
         }
-        others = Compared(pool, pool, encoder)
+        others = Compared(pixels, pool, encoder)
         for words in options.rules:
-            print(f"\n{name}, {len(pool)} images: {words}, %", flush=True)
+            print(f"\n{name}, {len(pixels)} images: {words}, %", flush=True)
             table(copies, others, rules[words])
 
 
