@@ -33,6 +33,7 @@ def ledger(**changes):
         "index": 0,
         "label": 1,
         "class_name": "cat",
+        "target": None,
         "sha256": "0" * 64,
         "phash": "0" * 16,
         "origin": "generated",
