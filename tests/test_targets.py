@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -13,10 +15,16 @@ from benchmark.classify._batches import Data, Labelled, plan_batches
 from benchmark.classify._loss import target_loss
 from benchmark.classify._training import fit_network
 from benchmark.data import load_split
+from benchmark.environment import environment
 from benchmark.errors import MethodError
-from benchmark.protocol import ScratchSpec
+from benchmark.imaging import decode as decode_image
+from benchmark.imaging import encode_png
+from benchmark.protocol import ScratchSpec, load_protocol
 from benchmark.registry import load_registry
+from benchmark.store import Store
 from benchmark.targets import checked, decode, encode
+from benchmark.trial import Trial, augment, classify
+from benchmark.upstream import open_upstream
 
 torch.set_num_threads(1)  # the models are small: on a busy machine more threads only wait
 SPEC = ScratchSpec(
@@ -189,6 +197,47 @@ def test_the_weights_of_a_label_change_what_is_predicted(split):
     truth = split.fresh().test.read().labels
     hard, rows, soft = ((predictions == truth).mean() for predictions in found)
     assert (found[0] != found[2]).any() and hard == rows < soft
+
+
+BETWEEN = """
+import benchmark
+import numpy as np
+
+FACTS = benchmark.Facts(title="Between", family="classical", filters=("score",))
+
+
+def augment(shots, upstream, meter, rng, params):
+    eye, told = np.eye(3), benchmark.Provenance("transformed", "blend", parents=shots.ids[:2])
+    images = np.stack([shots.of(label)[0] for label in range(3)])
+    rows = 0.45 * eye + 0.55 * np.roll(eye, 1, axis=0)
+    yield benchmark.Images(images, rows, [told] * 3)
+    yield benchmark.Images(images, rows, [told] * 3, ["score: 0.1 < 0.2"] * 3)
+    yield benchmark.Images(images, -np.roll(eye, 1, axis=0), [told] * 3)
+"""
+
+
+def test_a_trial_read_back_from_disk_trains_as_it_did(tiny_root, root, tmp_path, edit):
+    folder = tiny_root(between=BETWEEN)
+    edit(folder / "bench.toml", "steps = 6", "steps = 40")  # enough to tell classes apart
+    protocol = load_protocol(folder)
+    registry = load_registry(folder, protocol)
+    call = registry.call("between")
+    trial = Trial(registry.task("shapes-1shot"), call, "pocket", "S", 0, protocol, folder)
+    upstream = open_upstream("pocket", protocol.pick("upstream", "pocket"), folder, "cpu")
+    made = augment(trial, upstream, environment(root, "cpu", 1).model_dump(), lambda *_: None)
+    assert (made.facts["images_accepted"], made.facts["images_rejected"]) == (6, 3)
+    assert made.facts["status"] == "ok", "images that a filter turned down are not over the budget"
+    Store(tmp_path).write_augmented(tmp_path / "t", made, encode_png)
+    back = Store(tmp_path).read_augmented(tmp_path / "t", decode_image)
+    assert np.array_equal(back.targets(3), made.targets(3)) and made.targets(3).min() == -1
+    hard = replace(made, ledger=made.ledger.assign(target=None))
+    for classifier in ("resnet-scratch", "linear-probe"):
+        first, again, other = (
+            classify(trial, classifier, given, upstream, trial.id, lambda *_: None)
+            for given in (made, back, hard)
+        )
+        assert first[1].equals(again[1]) and first[0].value == again[0].value
+        assert not first[1].equals(other[1]), "the targets made no difference"
 
 
 def test_a_negative_image_takes_a_place_of_its_class():
