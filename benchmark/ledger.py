@@ -84,7 +84,7 @@ class Ledger:
             pixels, labels, told, rejected, strict=True
         ):
             if not reason and counts[label] >= self.cap:
-                reason, over_cap = f"beyond {self.cap} images of its class", over_cap + 1
+                reason, over_cap = f"cap: beyond {self.cap} images of its class", over_cap + 1
             counts[label] += not reason
             index = len(self._rows) + len(rows)
             rows.append((self._row(index, image, label, target, provenance, reason), image))

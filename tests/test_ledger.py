@@ -72,7 +72,7 @@ def test_images_beyond_the_cap_are_kept_on_paper_alone(ledger):
     ledger.add(images(0, 1, value=2))
     frame = ledger.frame()
     assert frame["accepted"].tolist() == [True, True, True, False, True]
-    assert frame["reason"].tolist() == ["", "", "", "beyond 2 images of its class", ""]
+    assert frame["reason"].tolist() == ["", "", "", "cap: beyond 2 images of its class", ""]
     pixels, labels = ledger.accepted()
     assert labels.tolist() == [0, 0, 1, 1]
     assert pixels[:, 0, 0, 0].tolist() == [1, 1, 1, 2]
@@ -111,7 +111,7 @@ def test_soft_and_negative_labels_are_kept_beside_their_class(ledger):
     assert [text or None for text in frame["target"].where(frame["target"].notna(), "")] == texts
     assert ledger.accepted()[1].tolist() == [2, 1, 1, 0] and ledger.count == 4
     ledger.add(dataclasses.replace(images(0), labels=np.array([[0, -1.0, 0]])))
-    assert ledger.frame()["reason"].tolist()[-1] == "beyond 2 images of its class"
+    assert ledger.frame()["reason"].tolist()[-1] == "cap: beyond 2 images of its class"
 
 
 def test_images_that_the_method_rejected_use_no_budget(split):
@@ -123,7 +123,10 @@ def test_images_that_the_method_rejected_use_no_budget(split):
     assert frame["reason"].tolist() == reasons
     assert len(ledger.accepted()[0]) == ledger.count == 2 and ledger.over_cap == 0
     ledger.add(dataclasses.replace(images(0, 0), rejected=["", "score: low"]))
-    assert ledger.frame()["reason"].tolist()[4:] == ["beyond 2 images of its class", "score: low"]
+    assert ledger.frame()["reason"].tolist()[4:] == [
+        "cap: beyond 2 images of its class",
+        "score: low",
+    ]
     assert ledger.count == 2 and ledger.over_cap == 1
 
 
