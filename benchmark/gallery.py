@@ -32,9 +32,6 @@ COLUMNS, LINES = 3, 2  # thumbnails of one sprite sheet
 PER_TABLE = 5  # classes side by side
 # At about 5 kB each with their provenance, 400 sheets keep a page below 3 MB.
 MAX_SHEETS = 400
-# Cosine to the nearest test image from which a thumbnail is marked: a hint to look, not a proof.
-# Different photographs of plain trousers reach 0.997 with the small encoder.
-NEAR_TEST = 0.998
 _MAX_SIDE = 64  # pixels of a thumbnail in its sheet
 _COLOURS = 128  # of a sheet: a third of the bytes of all colours
 _ORDER = ("retrieve", "prompt", "edit", "personalize", "hybrid", "classical", "oracle", "control")
@@ -42,7 +39,7 @@ _ORDER = ("retrieve", "prompt", "edit", "personalize", "hybrid", "classical", "o
 
 @dataclass(frozen=True)
 class Thumb:
-    """Where one thumbnail came from, in words, and whether a test image is very near to it."""
+    """Where one thumbnail came from, in words, and whether it is flagged: near a test image."""
 
     told: str
     near_test: bool = False
@@ -84,7 +81,7 @@ class Gallery:
     Attributes:
         seed, budget: of the trials shown.
         hidden: classes that are left out to keep the page small.
-        near: thumbnails with a very near test image.
+        near: thumbnails that are flagged as near to a test image.
         citation, homepage, licence: of the real images.
         credits: (collection, licence) of the corpus images shown.
         notes: what could not be shown, and why.
@@ -227,7 +224,7 @@ def _added(item: StoredRecord) -> list[_Shown]:
     Raises:
         RecordError: the artefacts are missing or damaged.
     """
-    ledger, images = item.ledger(), item.images()
+    ledger, images, flagged = item.ledger(), item.images(), _flagged(item)
     counts: Counter[int] = Counter()
     shown = []
     known = ledger.astype(object).where(ledger.notna(), None)
@@ -236,11 +233,24 @@ def _added(item: StoredRecord) -> list[_Shown]:
         label, index = int(row["label"]), int(row["index"])
         if counts[label] < COLUMNS * LINES and index in images:
             counts[label] += 1
-            shown.append(_Shown(label, images[index], _thumb(row), _credit(row)))
+            shown.append(_Shown(label, images[index], _thumb(row, flagged.get(index, "")), _credit(row)))
     return shown
 
 
-def _thumb(row: dict[str, Any]) -> Thumb:
+def _flagged(item: StoredRecord) -> dict[int, str]:
+    """The nearest test image of every flagged one in words, by ledger index."""
+    table = item.flagged()
+    if table is None:
+        return {}
+    nearest = table.sort_values(["rms", "test_id"]).drop_duplicates("index")
+    return {
+        int(row["index"]): f"very near to test image {row['test_id']} ({row['reason']}, "
+        f"{row['distance']} bits, cosine {row['similarity']:.3f})"
+        for row in nearest.to_dict("records")
+    }
+
+
+def _thumb(row: dict[str, Any], flagged: str) -> Thumb:
     """A ledger row in words; absent columns are those that do not apply."""
     parts = [str(row["origin"])]
     if "corpus_id" in row:
@@ -257,10 +267,9 @@ def _thumb(row: dict[str, Any]) -> Thumb:
         parts.append(f"from {row['parents'][1:-1].replace(chr(34), '')}")
     if "licence" in row:
         parts.append(str(row["licence"]))
-    near = float(row.get("nearest_test_similarity", 0.0))
-    if near >= NEAR_TEST:
-        parts.append(f"very near to test image {row['nearest_test_id']}, cosine {near:.3f}")
-    return Thumb(" · ".join(parts), near >= NEAR_TEST)
+    if flagged:
+        parts.append(flagged)
+    return Thumb(" · ".join(parts), bool(flagged))
 
 
 def _credit(row: dict[str, Any]) -> tuple[str, str] | None:

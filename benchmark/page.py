@@ -32,7 +32,8 @@ from benchmark.board import (
     points,
 )
 from benchmark.errors import StorageError
-from benchmark.gallery import NEAR_TEST, Gallery, build_galleries
+from benchmark.flagged import FlaggedPairs, flagged_pairs
+from benchmark.gallery import Gallery, build_galleries
 from benchmark.protocol import load_protocol
 from benchmark.records import Record, records_frame
 from benchmark.registry import Registry, load_registry
@@ -82,7 +83,7 @@ def build_site(results: Path, root: Path, out: Path, date: str | None = None) ->
         lambda first, second: paired_difference(cells, first, second),
     )
     galleries = build_galleries(scored, registry, root, protocol.defaults.budget)
-    texts = {"index.html": render(board, galleries, date or board.date)}
+    texts = {"index.html": render(board, galleries, date or board.date, flagged_pairs(scored))}
     if records:
         rows = [record.model_dump(mode="json") for record in records]
         texts["records.json"] = json.dumps(rows, indent=1, sort_keys=True) + "\n"
@@ -90,8 +91,13 @@ def build_site(results: Path, root: Path, out: Path, date: str | None = None) ->
     return _write(out, texts)
 
 
-def render(board: Board, galleries: Sequence[Gallery], date: str) -> str:
-    """The page as text, from plain data."""
+def render(
+    board: Board,
+    galleries: Sequence[Gallery],
+    date: str,
+    flagged: Mapping[str, FlaggedPairs] | None = None,
+) -> str:
+    """The page as text, from plain data; ``flagged`` is by task."""
     folder = site_files()
     environment = Environment(
         loader=FileSystemLoader(folder / "templates"),
@@ -118,7 +124,7 @@ def render(board: Board, galleries: Sequence[Gallery], date: str) -> str:
         board=board,
         figures=_figures(board),
         galleries=galleries,
-        near_test=NEAR_TEST,
+        flagged=flagged or {},
         date=date,
         families=[family for family in charts.LOOKS if any(row.family == family for row in rows)],
         style=Markup((folder / "static" / "page.css").read_text(encoding="utf-8")),
@@ -207,6 +213,7 @@ def _row(
         row,
         control=line.is_control,
         accuracy=line.accuracy,
+        clean=line.clean,
         gain=line.gain,
         rank=line.rank,
         images_per_class=line.images / first.n_classes,

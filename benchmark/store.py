@@ -1,7 +1,7 @@
 """The results folder: whole folders or nothing, under names made of hashes.
 
     results/<task>/<method>/<trial id>/
-        augment/        ledger.parquet  images.parquet  augment.json
+        augment/        ledger.parquet  images.parquet  contamination.parquet  augment.json
         <classifier>/   predictions.parquet  record.json
     results/failures/<record id>.json
 
@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmark.errors import RecordError, StorageError
 from benchmark.records import Record, check, read_record, table_hash
+from benchmark.targets import decode
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,18 +37,31 @@ _TEMPORARY = ".tmp-"
 
 @dataclass(frozen=True)
 class Augmented:
-    """What the augmentation half of a trial left: the ledger, the accepted images, the spend.
+    """What the augmentation half of a trial left: the ledger, the accepted images, the pairs of
+    them and test images that are flagged, the spend.
 
     Attributes:
         facts: status, cap, reason, phases, peak memory, environment (``augment.json``).
         pixels: uint8 [M, S, S, 3], accepted images in ledger order.
-        labels: int64 [M].
+        labels: int64 [M], the primary classes.
+        flagged: the table ``contamination`` of ``benchmark.records``.
     """
 
     facts: dict[str, Any]
     ledger: pd.DataFrame
     pixels: np.ndarray
     labels: np.ndarray
+    flagged: pd.DataFrame
+
+    def targets(self, n_classes: int) -> np.ndarray:
+        """What a classifier is fitted to: ``labels``, or float32 [M, C] where one of them is
+        soft or negative, from the ledger's column ``target``."""
+        return decode(self.labels, self.target_texts(), n_classes)
+
+    def target_texts(self) -> list[str | None]:
+        """Of the accepted images, as the ledger has them; None for a hard label."""
+        kept = self.ledger.loc[self.ledger["accepted"], "target"]
+        return [text if isinstance(text, str) else None for text in kept]
 
 
 @dataclass(frozen=True)
@@ -75,6 +89,17 @@ class StoredRecord:
         frame: pd.DataFrame = check("ledger", _read_table(path), path)
         if table_hash(frame) != self.record.ledger_hash:
             raise RecordError(f"{path}: differs from the ledger_hash of its record")
+        return frame
+
+    def flagged(self) -> pd.DataFrame | None:
+        """One row per flagged pair of an augmented image and a test image; None where the record
+        is of a version that did not look for them. Errors as ``predictions``."""
+        if self.record.contamination_hash is None:
+            return None
+        path = self.folder.parent / "augment" / "contamination.parquet"
+        frame: pd.DataFrame = check("contamination", _read_table(path), path)
+        if table_hash(frame) != self.record.contamination_hash:
+            raise RecordError(f"{path}: differs from the contamination_hash of its record")
         return frame
 
     def images(self) -> dict[int, bytes]:
@@ -139,6 +164,8 @@ class Store:
 
         def fill(temporary: Path) -> None:
             _write_table(temporary / "ledger.parquet", check("ledger", made.ledger, "ledger"))
+            flagged = check("contamination", made.flagged, "contamination")
+            _write_table(temporary / "contamination.parquet", flagged)
             _write_images(temporary / "images.parquet", accepted, made, encode)
             _write_json(temporary / "augment.json", made.facts)
 
@@ -157,10 +184,14 @@ class Store:
             ledger = check("ledger", _read_table(place / "ledger.parquet"), place)
             if table_hash(ledger) != facts["ledger_hash"]:
                 raise RecordError(f"{place}: the ledger differs from its hash")
+            flagged = check("contamination", _read_table(place / "contamination.parquet"), place)
+            if table_hash(flagged) != facts["contamination_hash"]:
+                raise RecordError(f"{place}: the flagged pairs differ from their hash")
             images = _read_table(place / "images.parquet")
             pixels = [decode(image["bytes"], None, str(place)) for image in images["image"]]
             labels = images["label"].to_numpy(dtype="int64", copy=True)
-            return Augmented(facts, ledger, np.stack(pixels) if pixels else _none(), labels)
+            shown = np.stack(pixels) if pixels else _none()
+            return Augmented(facts, ledger, shown, labels, flagged)
         except Exception:  # whatever is wrong with a damaged file, the remedy is the same
             shutil.rmtree(place, ignore_errors=True)
             return None
@@ -276,14 +307,18 @@ def _write_images(path: Path, index: list[int], made: Augmented, encode: Any) ->
 
     files = [{"bytes": encode(image), "path": None} for image in made.pixels]
     image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-    schema = pa.schema([("index", pa.int64()), ("label", pa.int64()), ("image", image)])
+    schema = pa.schema(
+        [("index", pa.int64()), ("label", pa.int64()), ("target", pa.string()), ("image", image)]
+    )
     features = {
         "index": {"dtype": "int64", "_type": "Value"},
         "label": {"dtype": "int64", "_type": "Value"},
+        "target": {"dtype": "string", "_type": "Value"},
         "image": {"_type": "Image"},
     }
     schema = schema.with_metadata({"huggingface": json.dumps({"info": {"features": features}})})
-    columns = {"index": index, "label": made.labels.tolist(), "image": files}
+    labels, targets = made.labels.tolist(), made.target_texts()
+    columns = {"index": index, "label": labels, "target": targets, "image": files}
     buffer = io.BytesIO()
     pq.write_table(pa.Table.from_pydict(columns, schema=schema), buffer)
     _write_bytes(path, buffer.getvalue())

@@ -19,7 +19,7 @@ ORDER = """
 errors
 root
 declared
-contract
+contract targets
 cards protocol
 registry
 records imaging fingerprint
@@ -27,7 +27,7 @@ sources
 data
 meter
 upstream
-ledger
+ledger mixing contamination
 classify
 store environment
 trial
@@ -35,7 +35,7 @@ worker
 runner
 statistics
 board
-charts gallery
+charts gallery flagged
 page
 console
 report doctor

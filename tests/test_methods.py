@@ -26,7 +26,14 @@ REGISTRY = load_registry(ROOT)
 TASK = "fashion-1shot"
 PER_CLASS = 2
 # Without chance by definition: the same images for every seed.
-FIXED = {"none", "retrieve_text", "retrieve_image"}
+FIXED = {
+    "none",
+    "retrieve_text",
+    "retrieve_image",
+    "retrieve_caption",
+    "retrieve_priming",
+    "sus_x_retrieved",
+}
 
 
 @pytest.fixture(scope="module")

@@ -23,6 +23,20 @@ GOLDEN = HERE / "golden"
 SCHEMA = HERE.parent / "docs" / f"record-v{SCHEMA_VERSION}.schema.json"
 
 
+# What a record without a score must not hold.
+UNSCORED = {
+    "cap": "",
+    "n_test": 0,
+    "n_correct": 0,
+    "value": None,
+    "n_clean": None,
+    "value_clean": None,
+    "flagged_pairs": None,
+    "predictions_hash": None,
+    "contamination_hash": None,
+}
+
+
 def golden(**changes):
     values = json.loads((GOLDEN / f"record-v{SCHEMA_VERSION}.json").read_text())
     return json.dumps(values | changes)
@@ -33,6 +47,7 @@ def ledger(**changes):
         "index": 0,
         "label": 1,
         "class_name": "cat",
+        "target": None,
         "sha256": "0" * 64,
         "phash": "0" * 16,
         "origin": "generated",
@@ -50,6 +65,19 @@ def ledger(**changes):
         "reason": "",
         "nearest_test_id": None,
         "nearest_test_similarity": None,
+    }
+    return pd.DataFrame([row | changes])
+
+
+def contamination(**changes):
+    row = {
+        "index": 0,
+        "test_id": "t1",
+        "reason": "perceptual",
+        "distance": 2,
+        "rms": 0.07,
+        "mirrored": True,
+        "similarity": 0.98,
     }
     return pd.DataFrame([row | changes])
 

@@ -116,6 +116,15 @@ def test_columns_may_have_other_names(parquet, rows):
     assert corpus.licence(0) is None
 
 
+def test_flags_are_what_the_corpus_states(parquet, rows):
+    told = [rows[0] | {"punsafe": 0.75}, rows[1] | {"punsafe": None}]
+    corpus = parquet(told, safety="punsafe")
+    assert corpus.flags(0) == {"safety": 0.75} and corpus.flags(1) == {}
+    assert parquet(told).flags(0) == {}
+    with pytest.raises(DataError, match="no column 'pwatermark'"):
+        parquet(told, watermark="pwatermark")
+
+
 def test_images_may_be_plain_bytes_or_files_beside(parquet, rows, tmp_path):
     (tmp_path / "a.png").write_bytes(rows[0]["image"]["bytes"])
     there = {"bytes": None, "path": str(tmp_path / "a.png")}
@@ -540,6 +549,21 @@ def test_nearest_returns_no_more_than_there_is(upstream):
 def test_nearest_refuses_queries_that_are_none(upstream, shape):
     with pytest.raises(MethodError, match=r"class 1: expected shape \[1 or more, 192\]"):
         upstream.nearest([unit(1, 192), torch.zeros(shape)], 3)
+
+
+def test_nearest_among_given_rows_is_the_search_without_the_others(upstream):
+    queries = [unit(2, 192, seed=7), unit(1, 192, seed=8), unit(1, 192, seed=9)]
+    among = [np.array([40, 3, 77, 12]), np.arange(100, 300), np.array([], np.int64)]
+    everything = upstream.nearest(queries, len(upstream.corpus))
+    meter = Meter(budget(), 3)
+    with upstream.metered(meter):
+        found = upstream.nearest(queries, 10, among)
+    for whole, part, rows in zip(everything, found, among, strict=True):
+        held = np.isin(whole.rows, rows)
+        assert part.rows.tolist() == whole.rows[held][:10].tolist()
+        assert np.allclose(part.similarity, whole.similarity[held][:10], atol=2e-6)
+        assert part.query.tolist() == whole.query[held][:10].tolist()
+    assert meter.total().tflops * 1e12 == pytest.approx(2 * (2 * 4 + 200) * 192)
 
 
 def test_retrieval_goes_round_the_classes(upstream):

@@ -18,8 +18,9 @@ from benchmark.meter import Meter
 from benchmark.upstream.conditioning import Conditioning
 from benchmark.upstream.generator import Generator
 
-# A loss for one step of training: draws its own batch and noise, returns a scalar.
-Loss = Callable[[], Tensor]
+# The loss of one step, in parts that add up: each is a scalar of a batch that fits into memory,
+# made when its gradient is wanted. It draws its own images and noise.
+Loss = Callable[[], Iterator[Tensor]]
 
 
 @dataclass(frozen=True)
@@ -36,13 +37,16 @@ class Examples:
 
     def batches(self, size: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
         """Rows of endless batches, int64 [size]: the classes come in turn, each once before one
-        comes again, so that one loop trains every class as often as a loop of its own would."""
+        comes again, and the images of a class likewise."""
         present = np.unique(self.labels)
-        rows = {label: np.flatnonzero(self.labels == label) for label in present}
+        rows = [np.flatnonzero(self.labels == label) for label in present]
+        left: list[list[int]] = [[] for _ in present]
         queue: list[int] = []
         while True:
             while len(queue) < size:
-                queue += [int(rng.choice(rows[label])) for label in rng.permutation(present)]
+                for place in rng.permutation(len(present)):
+                    left[place] = left[place] or rng.permutation(rows[place]).tolist()
+                    queue.append(left[place].pop())
             yield np.array(queue[:size])
             queue = queue[size:]
 
@@ -135,13 +139,15 @@ def _step(
     optimizer: torch.optim.Optimizer,
     loss: Loss,
 ) -> None:
-    value = loss()
-    if not torch.isfinite(value):
-        raise MethodError(f"training diverged: the loss is {value.item()}")
-    for weight, gradient in zip(
-        masters, torch.autograd.grad(value, list(parameters), allow_unused=True), strict=True
-    ):
-        weight.grad = None if gradient is None else gradient.float()
+    optimizer.zero_grad()
+    for part in loss():
+        if not torch.isfinite(part):
+            raise MethodError(f"training diverged: the loss is {part.item()}")
+        found = torch.autograd.grad(part, list(parameters), allow_unused=True)
+        for master, gradient in zip(masters, found, strict=True):
+            if gradient is not None:
+                gradient = gradient.float()
+                master.grad = gradient if master.grad is None else master.grad + gradient
     optimizer.step()
     with torch.no_grad():
         for weight, master in zip(parameters, masters, strict=True):
