@@ -102,7 +102,9 @@ class ProgressListener:
             clean = ""
             if record.flagged_pairs:
                 value = record.value_clean
-                clean = " (no clean test image)" if value is None else f" (clean {100 * value:.1f} %)"
+                clean = (
+                    " (no clean test image)" if value is None else f" (clean {100 * value:.1f} %)"
+                )
             err.print(f"[green]✓[/] {name}: {100 * record.value:.1f} %{clean}", highlight=False)
         else:
             err.print(f"[red]✗[/] {name}: {record.status}: ", end="", highlight=False)

@@ -170,7 +170,12 @@ class _Comparison:
             yield self._judged(pixels, rows + start, columns, distance[rows, columns], flip)
 
     def _judged(
-        self, pixels: np.ndarray, rows: np.ndarray, columns: np.ndarray, bits: np.ndarray, flip: bool
+        self,
+        pixels: np.ndarray,
+        rows: np.ndarray,
+        columns: np.ndarray,
+        bits: np.ndarray,
+        flip: bool,
     ) -> Pairs:
         """What of the given pairs is flagged, and why. Only the mirrored images that occur in
         a pair are encoded: encoding is most of the cost."""

@@ -233,7 +233,9 @@ def _added(item: StoredRecord) -> list[_Shown]:
         label, index = int(row["label"]), int(row["index"])
         if counts[label] < COLUMNS * LINES and index in images:
             counts[label] += 1
-            shown.append(_Shown(label, images[index], _thumb(row, flagged.get(index, "")), _credit(row)))
+            shown.append(
+                _Shown(label, images[index], _thumb(row, flagged.get(index, "")), _credit(row))
+            )
     return shown
 
 

@@ -99,6 +99,11 @@ class Meter:
         tally.nfe += nfe
         tally.images += images
 
+    @property
+    def current(self) -> str:
+        """The innermost phase; "" while nothing is charged."""
+        return "" if self._is_paused else (self._phases[-1] if self._phases else "") or ""
+
     def left(self, unit: Unit) -> float:
         """What remains of a cap; negative only for seconds."""
         return float(getattr(self.budget, unit) - getattr(self.total(), unit))

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 2
 
 
-
 def _why_rejected(values: dict[str, Any]) -> dict[str, Any]:
     """To version 2, which counts rejected images by their reason. Version 1 knew one, the cap;
     it did not look for flagged pairs."""

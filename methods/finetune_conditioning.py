@@ -37,8 +37,8 @@ class Params(Sampling):
     """What the paper publishes of its training could not be read here: the defaults are ours."""
 
     clusters: int = benchmark.param(1, help="tensors per class (k)", ge=1, le=64)
-    fit_steps: int = benchmark.param(300, help="optimiser steps", ge=1)
-    lr: float = benchmark.param(2e-2, help="learning rate", gt=0)
+    fit_steps: int = benchmark.param(100, help="optimiser steps", ge=1)
+    lr: float = benchmark.param(1e-2, help="learning rate", gt=0)
     batch_size: int = benchmark.param(1, help="images of each class in a step", ge=1)
 
 

@@ -33,8 +33,8 @@ class Params(Sampling):
     """``published``: of textual inversion, on which it builds."""
 
     tokens: int = benchmark.param(4, help="vectors of a pseudo-word", ge=1, le=16)
-    fit_steps: int = benchmark.param(300, help="optimiser steps", published=5000, ge=1)
-    lr: float = benchmark.param(2e-2, help="learning rate", published=5e-3, gt=0)
+    fit_steps: int = benchmark.param(100, help="optimiser steps", published=5000, ge=1)
+    lr: float = benchmark.param(5e-3, help="learning rate", gt=0)
     batch_size: int = benchmark.param(1, help="images of each class in a step", published=4, ge=1)
 
 

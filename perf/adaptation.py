@@ -12,10 +12,11 @@ of these numbers, on splits that no published record uses.
 from __future__ import annotations
 
 import argparse
+import inspect
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -71,11 +72,9 @@ def held_out(
         shots: with their reserve, which is held out: the method does not see it.
         per_class: held-out images of each class, each at 8 noise levels.
     """
-    from dataclasses import replace
-
     generator, reserve = upstream.generator, shots.real()
     rows = [row for label in range(len(shots.classes)) for row in reserve.rows(label)[:per_class]]
-    labels = reserve.labels[rows]
+    labels_held = reserve.labels[rows]
     latents = generator.encode(reserve.images[rows])
     found: list[float] = []
 
@@ -91,48 +90,44 @@ def held_out(
                 total += float(each.mean()) / 8
         return total
 
-    def reached(prompts, of, *args, conditioning=None, **kwargs) -> Iterator[Any]:
-        first = [list(of).index(label) for label in range(len(shots.classes))]
+    def reached(prompts, labels, conditioning=None, **_) -> None:
+        label_of = [int(np.argmax(label)) if np.ndim(label) else int(label) for label in labels]
+        first = [label_of.index(label) for label in range(len(shots.classes))]
         told = generator.condition([prompts[place] for place in first])
         if conditioning is not None:
             told = conditioning.rows(first)
-        found.append(loss(told.rows(labels)))
-        found.append(loss(told.rows((labels + 1) % len(first))))
+        found.append(loss(told.rows(labels_held)))
+        found.append(loss(told.rows((labels_held + 1) % len(first))))
         raise _Reached
 
     plain = generator.condition([entry.prompts[0] for entry in shots.classes])
-    before = loss(plain.rows(labels))
+    before = loss(plain.rows(labels_held))
     meter = Meter(budget, len(shots.classes))
     seed_everything(seed)
     started = time.perf_counter()
-    method = call.method
-    with upstream.metered(meter), _replaced(generator, "text_to_image", reached, skip=_prior(call)):
-        try:
-            rng = np.random.default_rng(seed)
-            list(method.augment(replace(shots, reserve=None), upstream, meter, rng, call.params))
-        except _Reached:
-            pass
+    rng, seen = np.random.default_rng(seed), replace(shots, reserve=None)
+    with (
+        upstream.metered(meter),
+        _intercepted(generator, "text_to_image", meter, reached),
+        _intercepted(generator, "image_to_image", meter, reached),
+        suppress(_Reached),
+    ):
+        list(call.method.augment(seen, upstream, meter, rng, call.params))
     spent = meter.spent()["fit"]
     return HeldOut(found[0], found[1], before, spent.tflops, time.perf_counter() - started)
 
 
-def _prior(call: MethodCall) -> int:
-    """Calls of the generator that a method makes before it trains."""
-    generates = "prior_per_class" in call.params.model_dump() and "index" not in (
-        call.method.facts.uses
-    )
-    return int(generates and call.params.model_dump()["prior_per_class"] > 0)
-
-
 @contextmanager
-def _replaced(generator: Any, name: str, function: Any, skip: int) -> Iterator[None]:
-    """``function`` in place of a method of the generator, but for its first ``skip`` calls."""
-    real, calls = getattr(generator, name), 0
+def _intercepted(generator: Any, name: str, meter: Meter, reached: Any) -> Iterator[None]:
+    """``reached`` is called where a method generates its images; what it generates to train on
+    (phase ``fit``) is generated."""
+    real = getattr(generator, name)
+    given = inspect.signature(real)
 
     def called(*args: Any, **kwargs: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        return (real if calls <= skip else function)(*args, **kwargs)
+        if meter.current != "fit":
+            reached(**given.bind(*args, **kwargs).arguments)
+        return real(*args, **kwargs)
 
     setattr(generator, name, called)
     try:

@@ -57,8 +57,16 @@ def test_copies_are_flagged_with_their_test_image(test, encoder):
         rows([True, False, True, True]), made, test, encoder, ContaminationSpec()
     )
     found = flagged.set_index(["index", "test_id"])
-    assert found.loc[(0, test.ids[3]), ["reason", "mirrored", "rms"]].tolist() == ["pixels", False, 0]
-    assert found.loc[(2, test.ids[8]), ["reason", "mirrored", "rms"]].tolist() == ["pixels", True, 0]
+    assert found.loc[(0, test.ids[3]), ["reason", "mirrored", "rms"]].tolist() == [
+        "pixels",
+        False,
+        0,
+    ]
+    assert found.loc[(2, test.ids[8]), ["reason", "mirrored", "rms"]].tolist() == [
+        "pixels",
+        True,
+        0,
+    ]
     again = found.loc[(3, test.ids[11])]
     assert again["reason"] in ("pixels", "perceptual") and 0 < again["rms"] < 0.1
     assert done["nearest_test_id"].tolist()[0] == test.ids[3]

@@ -193,7 +193,9 @@ def test_records_become_a_page(text):
     for number in ("74.8", "59.8", "49.8", "+25.0", "+10.0"):
         assert number in text
     page = Page(text)
-    assert len(page.all("table")) == 2 + 1 + 1  # a contest per classifier, the flagged pairs, one gallery
+    assert (
+        len(page.all("table")) == 2 + 1 + 1
+    )  # a contest per classifier, the flagged pairs, one gallery
     assert all("alt" in image and image["alt"] for image in page.all("img"))
     assert all(head.get("scope") for head in page.all("th"))
     assert len(page.all("caption")) == len(page.all("table"))

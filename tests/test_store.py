@@ -55,7 +55,9 @@ def test_images_are_an_image_column_of_datasets(tmp_path):
     assert table[0]["image"].size == (32, 32)
 
 
-@pytest.mark.parametrize("name", ["ledger.parquet", "images.parquet", "contamination.parquet", "augment.json"])
+@pytest.mark.parametrize(
+    "name", ["ledger.parquet", "images.parquet", "contamination.parquet", "augment.json"]
+)
 def test_a_damaged_artefact_is_made_again(tmp_path, name):
     store = Store(tmp_path)
     store.write_augmented(tmp_path / "t", augmented(), encode_png)
