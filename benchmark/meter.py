@@ -319,16 +319,20 @@ def _count(
 
 @contextmanager
 def _without_hooks(module: nn.Module) -> Iterator[None]:
-    """Hooks, ours and others', belong to real passes only."""
+    """Hooks, ours and others', belong to real passes only. One that a module gives itself at its
+    first pass stays: transformers collects hidden states with such hooks."""
     kinds = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
-    held = [(part, kind, getattr(part, kind)) for part in module.modules() for kind in kinds]
+    held = [getattr(part, kind) for part in module.modules() for kind in kinds]
+    before = [dict(hooks) for hooks in held]
     try:
-        for part, kind, hooks in held:
-            setattr(part, kind, type(hooks)())
+        for hooks in held:
+            hooks.clear()
         yield
     finally:
-        for part, kind, hooks in held:
-            setattr(part, kind, hooks)
+        for hooks, kept in zip(held, before, strict=True):
+            added = dict(hooks)
+            hooks.clear()
+            hooks.update(kept | added)
 
 
 def _on_meta(tensor: Tensor) -> Tensor:

@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import math
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 import torch
 
+from benchmark.data import Split, load_split
 from benchmark.meter import Meter
 from benchmark.upstream import Upstream, open_upstream
 from benchmark.upstream.adapters import (
@@ -26,7 +27,7 @@ from benchmark.upstream.generator import Generator, to_pixels
 from benchmark.upstream.training import denoising_loss
 from tests.folders import CONTEXT, SHAPES, SIDE, folder_spec
 from tests.small import budget
-from tests.test_methods import weights
+from tests.test_methods import PER_CLASS, REGISTRY, run, weights
 
 TEXTS = ["an emoji of a hat", "an emoji of a coat", "an emoji of a bag"]
 WIDTHS = {"sd1": (32, None), "sd2": (32, None), "sdxl": (48, 24)}
@@ -232,6 +233,20 @@ def texts_cost(upstream: Upstream) -> float:
     with upstream.metered(meter):
         upstream.generator.condition(TEXTS)
     return meter.total().tflops
+
+
+def test_the_first_call_of_all_may_be_metered(opened, root):
+    """transformers makes its encoders ready for collecting hidden states when it is first asked
+    to, which is while a trial's meter counts."""
+    again = open_upstream(opened.shape, opened.upstream.spec, root, "cpu")
+    meter = Meter(budget(), 3)
+    with again.metered(meter):
+        told = again.generator.condition(TEXTS)
+    assert meter.total().tflops == pytest.approx(texts_cost(opened.upstream))
+    for part, known in zip(
+        told.tensors(), opened.generator.condition(TEXTS).tensors(), strict=True
+    ):
+        torch.testing.assert_close(part, known)
 
 
 def test_guidance_doubles_the_evaluations(opened):
@@ -457,3 +472,37 @@ def test_whole_weights_are_put_back(generator):
                 if fails:
                     raise RuntimeError("stopped")
         assert anatomy(unet) == before
+
+
+# --- every method that generates ----------------------------------------------------------------
+
+CLASSES = 2
+
+
+@pytest.fixture(scope="module")
+def few(root) -> Split:
+    """The first classes of a task of ten."""
+    split = load_split(REGISTRY.task("fashion-1shot"), 0, root)
+    card = split.task.card
+    kept = [np.flatnonzero(part.labels < CLASSES) for part in (split.shots, split.reserve)]
+    return replace(
+        split,
+        task=replace(split.task, card=card.model_copy(update={"classes": card.classes[:CLASSES]})),
+        shots=split.shots.select(kept[0]),
+        reserve=split.reserve.select(kept[1]),
+    )
+
+
+@pytest.mark.parametrize("opened", ["sd1", "sdxl"], indirect=True)
+@pytest.mark.parametrize(
+    "name", sorted(name for name, m in REGISTRY.methods.items() if "generator" in m.facts.uses)
+)
+def test_every_method_that_generates_runs_on_every_shape(opened, name, few):
+    method = REGISTRY.methods[name]
+    ledger, meter = run(method, opened.upstream, few, seed=0)
+    frame, (pixels, labels) = ledger.frame(), ledger.accepted()
+    assert np.bincount(labels, minlength=CLASSES).tolist() == [PER_CLASS] * CLASSES
+    assert (pixels.std(axis=(1, 2, 3)) > 2).all(), "flat images"
+    assert meter.total().nfe >= frame["nfe"].fillna(0).sum() > 0
+    assert ("fit" in meter.spent()) == (method.facts.adaptation != "none")
+    assert weights(opened.upstream) == opened.before

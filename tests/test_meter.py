@@ -320,6 +320,29 @@ def test_the_work_is_charged_before_it_is_done():
     assert not ran and m.total().tflops == 0
 
 
+def test_a_hook_that_a_module_gives_itself_when_it_is_counted_stays():
+    class Lazy(nn.Linear):
+        ready = False
+
+        def forward(self, given):
+            if not self.ready:
+                self.register_forward_hook(lambda *_: ran.append("own"))
+                self.ready = True
+            return super().forward(given)
+
+    m, ran = meter(), []
+    layer = Lazy(9, 9)
+    handle = layer.register_forward_hook(lambda *_: ran.append("other"))
+    watch(layer, lambda: m)
+    layer(torch.randn(1, 9))  # counted
+    assert ran[-2:] == ["other", "own"]
+    for expected in (["other", "own"], ["own"]):
+        ran.clear()
+        layer(torch.randn(1, 9))
+        assert ran == expected
+        handle.remove()
+
+
 @pytest.mark.parametrize(("frozen", "grad", "passes"), [(0, 1, 2), (1, 1, 1), (0, 0, 1)])
 def test_training_is_charged_where_something_is_trained(frozen, grad, passes):
     m, layer = meter(), nn.Linear(5, 5).requires_grad_(not frozen)
