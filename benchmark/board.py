@@ -54,6 +54,8 @@ class Row:
     Attributes:
         method: the label: the name, with changed parameters in brackets.
         accuracy: of the task's metric, 0..1; None where no trial gave a score.
+        clean: the mean over seeds on the test images that no added image is flagged with; None
+            where a seed has none left, or none looked.
         gain: paired difference to the control, in the unit of ``accuracy``; None for the control
             itself and where the control is missing.
         rank: best and worst among all rows, as ``Line.rank``.
@@ -69,6 +71,7 @@ class Row:
     paper: str = ""
     citation: str = ""
     accuracy: Estimate | None = None
+    clean: float | None = None
     gain: Estimate | None = None
     rank: tuple[int, int] | None = None
     level: bool = False

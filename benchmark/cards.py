@@ -49,11 +49,15 @@ class ClassCard(Declared):
 
     ``members`` are the names that prompts and queries are filled with in turn (a class such as
     "mammal" is asked for by its members, "horse", "cow"); default: the class name itself.
+    ``hypernym`` (what it is a kind of) and ``definition`` (a few words) are for prompts that
+    say more than the name.
     """
 
     label: str | int
     name: str
     members: tuple[str, ...] = ()
+    hypernym: str = ""
+    definition: str = ""
 
 
 class SplitRule(Declared):
@@ -151,6 +155,10 @@ class Task:
                 name=entry.name,
                 prompts=_fill(self.card.prompts, entry),
                 queries=_fill(self.card.queries, entry),
+                members=entry.members or (entry.name,),
+                templates=self.card.prompts,
+                hypernym=entry.hypernym,
+                definition=entry.definition,
             )
             for entry in self.card.classes
         )

@@ -99,7 +99,13 @@ class ProgressListener:
             return
         name = f"{record.task} · {record.method} · {record.classifier} · seed {record.seed}"
         if record.value is not None:
-            err.print(f"[green]✓[/] {name}: {100 * record.value:.1f} %", highlight=False)
+            clean = ""
+            if record.flagged_pairs:
+                value = record.value_clean
+                clean = (
+                    " (no clean test image)" if value is None else f" (clean {100 * value:.1f} %)"
+                )
+            err.print(f"[green]✓[/] {name}: {100 * record.value:.1f} %{clean}", highlight=False)
         else:
             err.print(f"[red]✗[/] {name}: {record.status}: ", end="", highlight=False)
             err.print(record.reason, markup=False, highlight=False)

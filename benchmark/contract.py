@@ -91,11 +91,19 @@ class Class:
         name: the class name of the task card.
         prompts: texts for a generator, at least one, in the card's order.
         queries: texts for a search, at least one, in the card's order.
+        members: what templates are filled with, at least the class name.
+        templates: the card's prompts, unfilled: ``{name}`` stands for a member.
+        hypernym: what the class is a kind of; "" where the card does not say.
+        definition: what it is, in a few words; "" where the card does not say.
     """
 
     name: str
     prompts: tuple[str, ...]
     queries: tuple[str, ...]
+    members: tuple[str, ...]
+    templates: tuple[str, ...] = ("{name}",)
+    hypernym: str = ""
+    definition: str = ""
 
 
 @dataclass(frozen=True)

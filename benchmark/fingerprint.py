@@ -80,9 +80,12 @@ def corpus_files(spec: UpstreamSpec, root: Path) -> list[Path]:
 
 def corpus_hash(spec: UpstreamSpec, root: Path) -> str:
     """Of the corpus' files, or of its repository and revision on the Hub, and its columns; not
-    of its features, which follow from it and the encoder."""
+    of its features, which follow from it and the encoder. A corpus without flags is what it was
+    before there were any."""
     files = [file_hash(path) for path in corpus_files(spec, root)]
-    return _digest("corpus", spec.corpus.model_dump(mode="json", exclude={"features"}), files)
+    unsaid = {name for name in ("safety", "watermark") if getattr(spec.corpus, name) is None}
+    columns = spec.corpus.model_dump(mode="json", exclude={"features", *unsaid})
+    return _digest("corpus", columns, files)
 
 
 def encoder_hash(spec: UpstreamSpec, root: Path) -> str:

@@ -66,3 +66,8 @@ def perceptual_hash(pixels: np.ndarray) -> str:
     import imagehash
 
     return str(imagehash.phash(Image.fromarray(pixels)))
+
+
+def mirrored(pixels: np.ndarray) -> np.ndarray:
+    """Left and right exchanged: uint8 [..., H, W, 3], a copy."""
+    return np.ascontiguousarray(pixels[..., ::-1, :])

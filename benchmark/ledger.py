@@ -7,22 +7,22 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from benchmark.contract import Images, Provenance
-from benchmark.data import ImageSet, Split
+from benchmark.data import Split
 from benchmark.errors import MethodError
 from benchmark.imaging import perceptual_hash, pixel_hash
 from benchmark.protocol import BudgetSpec
 from benchmark.records import check
+from benchmark.targets import checked, encode
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from benchmark.upstream.encoder import Encoder
 
 _ORIGINS = ("generated", "retrieved", "real", "transformed")
 _DECIMALS = 6  # of similarities: what two machines agree on
@@ -36,10 +36,13 @@ class Ledger:
         method: its label, for messages.
         split: names the classes, the image size and the images that may be parents.
         budget: caps the images per class.
+        filters: the steps of the method that may reject an image (``Facts.filters``).
     """
 
-    def __init__(self, method: str, split: Split, budget: BudgetSpec) -> None:
-        self.method, self.cap = method, budget.images_per_class
+    def __init__(
+        self, method: str, split: Split, budget: BudgetSpec, filters: Sequence[str] = ()
+    ) -> None:
+        self.method, self.cap, self.filters = method, budget.images_per_class, tuple(filters)
         self.size = split.task.card.image_size
         self.classes = [entry.name for entry in split.task.classes]
         self._known = {*split.shots.ids, *split.reserve.ids}
@@ -58,8 +61,9 @@ class Ledger:
         return all(self._counts[label] >= self.cap for label in range(len(self.classes)))
 
     def add(self, images: Images) -> None:
-        """Appends a batch. An image beyond its class's cap is written down as rejected; a batch
-        is taken whole or, where it breaks the contract, not at all.
+        """Appends a batch. An image that the method rejected is written down with its reason and
+        uses nothing of the cap; one beyond its class's cap is written down as rejected too. A
+        batch is taken whole or, where it breaks the contract, not at all.
 
         Raises:
             MethodError: naming the method, the batch, what was expected and what came.
@@ -70,20 +74,24 @@ class Ledger:
         pixels = _checked_pixels(images.pixels, self.size, where)
         labels = _checked_labels(images.labels, len(pixels), len(self.classes), where)
         told = self._checked_provenance(images.provenance, len(pixels), where)
+        rejected = self._checked_rejected(images.rejected, len(pixels), where)
         counts = self._counts.copy()
         rows: list[tuple[dict[str, Any], np.ndarray]] = []
-        for image, label, provenance in zip(pixels, labels, told, strict=True):
-            accepted = counts[label] < self.cap
-            counts[label] += accepted
+        for image, (label, target), provenance, reason in zip(
+            pixels, labels, told, rejected, strict=True
+        ):
+            if not reason and counts[label] >= self.cap:
+                reason = f"cap: beyond {self.cap} images of its class"
+            counts[label] += not reason
             index = len(self._rows) + len(rows)
-            rows.append((self._row(index, image, label, provenance, accepted), image))
+            rows.append((self._row(index, image, label, target, provenance, reason), image))
         self._rows += rows
         self._counts = counts
         self._batches += 1
 
     def frame(self) -> pd.DataFrame:
         """The rows as the table ``ledger`` of ``benchmark.records``; ``nearest_test_*`` are
-        empty until ``nearest_test`` fills them."""
+        empty until ``contamination.examine`` fills them."""
         import pandas as pd
 
         from benchmark.records import tables
@@ -94,7 +102,9 @@ class Ledger:
         return checked
 
     def accepted(self) -> tuple[np.ndarray, np.ndarray]:
-        """uint8 [M, S, S, 3] and int64 [M]: what the classifier may see, in ledger order."""
+        """uint8 [M, S, S, 3] and int64 [M]: what the classifier may see, in ledger order. Of a
+        soft or negative label this is the primary class; the rest is in the column ``target``.
+        """
         kept = [(image, row["label"]) for row, image in self._rows if row["accepted"]]
         pixels = np.zeros((len(kept), self.size, self.size, 3), np.uint8)
         for index, (image, _) in enumerate(kept):
@@ -102,7 +112,13 @@ class Ledger:
         return pixels, np.array([label for _, label in kept], np.int64)
 
     def _row(
-        self, index: int, image: np.ndarray, label: int, provenance: Provenance, accepted: bool
+        self,
+        index: int,
+        image: np.ndarray,
+        label: int,
+        target: str | None,
+        provenance: Provenance,
+        reason: str,
     ) -> dict[str, Any]:
         facts = asdict(provenance)
         for name, kind, *_ in _LIMITS:  # numpy's numbers as Python's
@@ -114,12 +130,12 @@ class Ledger:
             "index": index,
             "label": label,
             "class_name": self.classes[label],
-            "target": None,
+            "target": target,
             "sha256": pixel_hash(image),
             "phash": perceptual_hash(image),
             **facts,
-            "accepted": accepted,
-            "reason": "" if accepted else f"beyond {self.cap} images of its class",
+            "accepted": not reason,
+            "reason": reason,
             **dict.fromkeys(_TEST_COLUMNS),
         }
 
@@ -137,6 +153,24 @@ class Ledger:
             if fault := self._fault(provenance):
                 raise MethodError(f"{where}: provenance[{row}].{fault}")
         return told
+
+    def _checked_rejected(self, given: Any, count: int, where: str) -> list[str]:
+        """One reason per image, '' for one to be used."""
+        reasons = list(given) if _is_sequence(given) else [given]
+        if not reasons:
+            return [""] * count
+        for row, reason in enumerate(reasons):
+            known = isinstance(reason, str) and reason.partition(":")[0] in self.filters
+            if reason != "" and not (known and ":" in reason):
+                declared = ", ".join(f"'{name}: ...'" for name in self.filters)
+                raise MethodError(
+                    f"{where}: rejected[{row}]: expected '' or "
+                    f"{declared or 'a filter that FACTS.filters declares (it has none)'}, "
+                    f"got {reason!r}"
+                )
+        if len(reasons) != count:
+            raise MethodError(f"{where}: {count} images but {len(reasons)} rows of rejected")
+        return [str(reason) for reason in reasons]
 
     def _fault(self, told: Provenance) -> str:
         """What is wrong with one row of provenance: '' where nothing is."""
@@ -176,33 +210,6 @@ assert {name for name, *_ in _LIMITS} | {"origin", "source", "parents"} == {
 }
 
 
-def nearest_test(
-    frame: pd.DataFrame, pixels: np.ndarray, test: ImageSet, encoder: Encoder
-) -> pd.DataFrame:
-    """``frame`` with the test image nearest to each accepted image: its id and the cosine of
-    the encoder's features, -1..1. Rejected images have none.
-
-    Args:
-        frame: as ``Ledger.frame`` returns it.
-        pixels: uint8 [M, S, S, 3], the accepted images in ledger order.
-        test: the test images.
-    """
-    from benchmark.upstream.features import remembered
-    from benchmark.upstream.index import ExactIndex
-
-    frame = frame.copy()
-    if len(pixels):
-        index = ExactIndex(remembered(test.pixels(), encoder))
-        similarity, rows = index.search(encoder.encode_images(pixels), 1)
-        accepted = frame["accepted"].to_numpy(bool)
-        frame.loc[accepted, "nearest_test_id"] = [test.ids[row] for row in rows[:, 0].tolist()]
-        # through float64: a float32 has digits of its own behind the sixth decimal
-        rounded = np.round(similarity[:, 0].numpy().astype(float), _DECIMALS)
-        frame.loc[accepted, "nearest_test_similarity"] = rounded
-    checked: pd.DataFrame = check("ledger", frame, "ledger")
-    return checked
-
-
 def _checked_pixels(given: Any, size: int, where: str) -> np.ndarray:
     """uint8 [B, S, S, 3] from what the contract allows."""
     if not isinstance(given, np.ndarray):
@@ -227,10 +234,17 @@ def _checked_pixels(given: Any, size: int, where: str) -> np.ndarray:
     return whole
 
 
-def _checked_labels(given: Any, count: int, n_classes: int, where: str) -> list[int]:
-    """Python integers in 0..C-1, one per image."""
+def _checked_labels(
+    given: Any, count: int, n_classes: int, where: str
+) -> list[tuple[int, str | None]]:
+    """Per image a class in 0..C-1, and the text of its target where that is not hard."""
+    if isinstance(given, np.ndarray) and given.ndim == 2:
+        return [encode(row) for row in _checked_rows(given, count, n_classes, where)]
     if not _is_sequence(given):
-        raise MethodError(f"{where}: labels: expected {count} integers, got {_kind(given)}")
+        raise MethodError(
+            f"{where}: labels: expected {count} integers or float [{count}, {n_classes}], "
+            f"got {_kind(given)}"
+        )
     labels = list(given)
     if len(labels) != count:
         raise MethodError(f"{where}: {count} images but {len(labels)} labels")
@@ -239,7 +253,17 @@ def _checked_labels(given: Any, count: int, n_classes: int, where: str) -> list[
             raise MethodError(
                 f"{where}: labels[{row}]: expected an integer in 0..{n_classes - 1}, got {label!r}"
             )
-    return [int(label) for label in labels]
+    return [(int(label), None) for label in labels]
+
+
+def _checked_rows(given: np.ndarray, count: int, n_classes: int, where: str) -> np.ndarray:
+    """Rows of targets, float64 [B, C]."""
+    if given.shape != (count, n_classes) or given.dtype.kind != "f":
+        raise MethodError(
+            f"{where}: labels: expected {count} integers or float [{count}, {n_classes}], "
+            f"got {given.dtype} {list(given.shape)}"
+        )
+    return checked(given, f"{where}: labels")
 
 
 def _is_within(value: Any, kind: type, low: float, high: float) -> bool:

@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +38,10 @@ class _Tally:
     images: int = 0
     seconds: float = 0.0
 
+    @classmethod
+    def of(cls, spend: Spend) -> _Tally:
+        return cls(round(spend.tflops * 1e12), spend.nfe, spend.images, spend.seconds)
+
     def spend(self) -> Spend:
         return Spend(
             tflops=self.flops / 1e12, nfe=self.nfe, images=self.images, seconds=self.seconds
@@ -49,14 +53,19 @@ class Meter:
 
     The clock runs inside ``alarm`` and ``phase``; what lies inside ``paused`` is free.
 
+    Args:
+        spent: what the trial used before this meter was made, by phase; part of every sum.
+
     Attributes:
         budget: the caps. ``images_per_class`` is kept by the image ledger, not here.
         n_classes: number of classes of the task.
     """
 
-    def __init__(self, budget: BudgetSpec, n_classes: int) -> None:
+    def __init__(
+        self, budget: BudgetSpec, n_classes: int, spent: Mapping[str, Spend] | None = None
+    ) -> None:
         self.budget, self.n_classes = budget, n_classes
-        self._tallies: dict[str, _Tally] = {}
+        self._tallies = {name: _Tally.of(spend) for name, spend in (spent or {}).items()}
         self._phases: list[str | None] = []  # innermost last; None while paused
         self._since = 0.0
         self._armed = False
@@ -89,6 +98,11 @@ class Meter:
         tally.flops += int(flops)
         tally.nfe += nfe
         tally.images += images
+
+    @property
+    def current(self) -> str:
+        """The innermost phase; "" while nothing is charged."""
+        return "" if self._is_paused else (self._phases[-1] if self._phases else "") or ""
 
     def left(self, unit: Unit) -> float:
         """What remains of a cap; negative only for seconds."""
@@ -123,16 +137,17 @@ class Meter:
                     self._set_timer()
 
     @contextmanager
-    def alarm(self) -> Iterator[None]:
+    def alarm(self, phase: str = DEFAULT_PHASE) -> Iterator[None]:
         """Runs the clock, and ends what is inside when the seconds are used up, even where it
         never calls the meter: SIGALRM raises in the main thread, again every second after, so
         a method that swallows it is hit again. Elsewhere (other threads, Windows) ``charge``
-        alone stops it.
+        alone stops it. What happens inside is charged to ``phase``, as the method's own
+        ``meter.phase`` allows.
 
         Raises:
             BudgetStop: the seconds are used up.
         """
-        with self._entered(DEFAULT_PHASE):
+        with self._entered(phase):
             in_main_thread = threading.current_thread() is threading.main_thread()
             if not (in_main_thread and hasattr(signal, "SIGALRM")):
                 yield

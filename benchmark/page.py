@@ -32,7 +32,8 @@ from benchmark.board import (
     points,
 )
 from benchmark.errors import StorageError
-from benchmark.gallery import NEAR_TEST, Gallery, build_galleries
+from benchmark.flagged import FlaggedPairs, flagged_pairs
+from benchmark.gallery import Gallery, build_galleries
 from benchmark.protocol import load_protocol
 from benchmark.records import Record, records_frame
 from benchmark.registry import Registry, load_registry
@@ -53,12 +54,14 @@ class Figure:
     axis: tuple[float, float]
 
 
-def build_site(results: Path, root: Path, out: Path, date: str | None = None) -> Path:
+def build_site(
+    results: Path | Sequence[Path], root: Path, out: Path, date: str | None = None
+) -> Path:
     """Writes the page, and returns its path.
 
     Args:
-        results: the results folder; one that is missing or empty gives a page that says how to
-            make results.
+        results: a results folder or submission, or several, as ``read_results`` takes them;
+            where all are missing or empty, the page says how to make results.
         root: holds ``bench.toml``, tasks and methods, for titles and real shots.
         out: folder of ``index.html``, ``records.csv`` and ``records.json``; made if missing.
         date: ISO 8601, shown on the page; default: of the newest record.
@@ -70,7 +73,8 @@ def build_site(results: Path, root: Path, out: Path, date: str | None = None) ->
     """
     protocol = load_protocol(root)
     registry = load_registry(root, protocol)
-    stored = read_results(results) if results.is_dir() else []
+    folders = [results] if isinstance(results, Path) else results
+    stored = read_results(*(folder for folder in folders if folder.is_dir()))
     scored = [item for item in stored if item.record.value is not None]
     cells = [Cell.of(item.record, item.predictions()) for item in scored]
     records = [item.record for item in stored]
@@ -82,7 +86,7 @@ def build_site(results: Path, root: Path, out: Path, date: str | None = None) ->
         lambda first, second: paired_difference(cells, first, second),
     )
     galleries = build_galleries(scored, registry, root, protocol.defaults.budget)
-    texts = {"index.html": render(board, galleries, date or board.date)}
+    texts = {"index.html": render(board, galleries, date or board.date, flagged_pairs(scored))}
     if records:
         rows = [record.model_dump(mode="json") for record in records]
         texts["records.json"] = json.dumps(rows, indent=1, sort_keys=True) + "\n"
@@ -90,8 +94,13 @@ def build_site(results: Path, root: Path, out: Path, date: str | None = None) ->
     return _write(out, texts)
 
 
-def render(board: Board, galleries: Sequence[Gallery], date: str) -> str:
-    """The page as text, from plain data."""
+def render(
+    board: Board,
+    galleries: Sequence[Gallery],
+    date: str,
+    flagged: Mapping[str, FlaggedPairs] | None = None,
+) -> str:
+    """The page as text, from plain data; ``flagged`` is by task."""
     folder = site_files()
     environment = Environment(
         loader=FileSystemLoader(folder / "templates"),
@@ -118,7 +127,7 @@ def render(board: Board, galleries: Sequence[Gallery], date: str) -> str:
         board=board,
         figures=_figures(board),
         galleries=galleries,
-        near_test=NEAR_TEST,
+        flagged=flagged or {},
         date=date,
         families=[family for family in charts.LOOKS if any(row.family == family for row in rows)],
         style=Markup((folder / "static" / "page.css").read_text(encoding="utf-8")),
@@ -207,6 +216,7 @@ def _row(
         row,
         control=line.is_control,
         accuracy=line.accuracy,
+        clean=line.clean,
         gain=line.gain,
         rank=line.rank,
         images_per_class=line.images / first.n_classes,

@@ -12,13 +12,16 @@ from benchmark.errors import UnknownNameError, did_you_mean
 from benchmark.root import PROTOCOL_FILE
 
 # Raised when the harness itself changes what a record means: part of every record's identity.
-PROTOCOL_VERSION = 1
+# 2: test images that an added image was flagged with are scored apart (`value_clean`); a trial
+# counts as capped by images only where images were more than the budget holds.
+PROTOCOL_VERSION = 2
 
 
 class CorpusSpec(Declared):
     """A captioned corpus: parquet files (``data_files``, relative to the root, globs allowed)
     or a data set of the Hub (``hub`` with its ``revision``). ``features`` is a safetensors file
-    of features that came with the corpus. The other keys name columns."""
+    of features that came with the corpus. The other keys name columns; those of ``safety`` and
+    ``watermark`` hold the probability, 0..1, that an image is unsafe or has a watermark."""
 
     data_files: list[str] = []
     hub: str | None = None
@@ -29,6 +32,8 @@ class CorpusSpec(Declared):
     image: str = "image"
     caption: str = "caption"
     licence: str | None = None
+    safety: str | None = None
+    watermark: str | None = None
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -59,6 +64,18 @@ class GeneratorSpec(Declared):
     batch_size: int = Field(default=8, ge=1)
 
 
+class ContaminationSpec(Declared):
+    """When an added image is flagged as a copy of a test image: its pixels differ by at most
+    ``pixels`` (root mean square, 0..1; 0 is equality); or its perceptual hash by at most
+    ``phash`` bits of 64, and the cosine of the features is at least ``cosine``; or the cosine is
+    at least ``cosine_alone``, where that is given."""
+
+    pixels: float = Field(default=0.06, ge=0, le=1)
+    phash: int = Field(default=4, ge=0, le=64)
+    cosine: float = Field(default=0.98, ge=-1, le=1)
+    cosine_alone: float | None = Field(default=None, ge=-1, le=1)
+
+
 class UpstreamSpec(Declared):
     """What augmentation may draw from."""
 
@@ -66,6 +83,7 @@ class UpstreamSpec(Declared):
     corpus: CorpusSpec
     encoder: EncoderSpec
     generator: GeneratorSpec
+    contamination: ContaminationSpec = ContaminationSpec()
 
 
 class BudgetSpec(Declared):

@@ -1,7 +1,7 @@
-"""What a trial leaves: the result row, the predictions, the image ledger.
+"""What a trial leaves: the result row, the predictions, the image ledger, the flagged pairs.
 
-``Record`` is one result row; its JSON Schema is published as ``docs/record-v1.schema.json``.
-The three tables are checked with pandera, strictly and lazily: all faults show at once.
+``Record`` is one result row; its JSON Schema is published as ``docs/record-v2.schema.json``.
+The four tables are checked with pandera, strictly and lazily: all faults show at once.
 pandera and pandas are imported where tables are checked, so the command line starts without
 them.
 """
@@ -12,7 +12,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable
 from functools import cache
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -23,11 +23,19 @@ if TYPE_CHECKING:
     import pandas as pd
     import pandera.pandas as pa
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+
+
+def _why_rejected(values: dict[str, Any]) -> dict[str, Any]:
+    """To version 2, which counts rejected images by their reason. Version 1 knew one, the cap;
+    it did not look for flagged pairs."""
+    count = values.get("images_rejected", 0)
+    return values | {"schema_version": 2, "rejects": {"cap": count} if count else {}}
+
 
 # From version n to n + 1, pure functions of the stored dictionary; tests hold a golden file of
 # every version.
-MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _why_rejected}
 
 Status = Literal["ok", "capped", "failed", "skipped"]
 _SHA = r"^[0-9a-f]{64}$"
@@ -63,7 +71,7 @@ class Record(Declared):
     (same task, upstream, budget, seed and classifier, with the protocol's control method).
     """
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     record_id: str = Field(pattern=_SHA)
     trial_id: str = Field(pattern=_SHA)
     control_id: str = Field(pattern=_SHA)
@@ -88,10 +96,18 @@ class Record(Declared):
     n_correct: int = Field(default=0, ge=0)
     value: float | None = Field(default=None, ge=0, le=1)
     val_value: float | None = Field(default=None, ge=0, le=1)
+    n_clean: int | None = Field(default=None, ge=0, description="test images in no flagged pair")
+    value_clean: float | None = Field(default=None, ge=0, le=1, description="on those alone")
     selected: str = Field(default="", description="what validation chose: a step, a decay")
 
     images_accepted: int = Field(default=0, ge=0)
     images_rejected: int = Field(default=0, ge=0)
+    rejects: dict[str, Annotated[int, Field(ge=1)]] = Field(
+        default={}, description="rejected images by the first word of their reason"
+    )
+    flagged_pairs: int | None = Field(
+        default=None, ge=0, description="of an accepted image and a test image"
+    )
     images_per_class_cap: int = Field(ge=1)
     tflops: float = Field(default=0.0, ge=0)
     tflops_cap: float = Field(gt=0)
@@ -111,6 +127,7 @@ class Record(Declared):
     classifier_hash: str = Field(pattern=_SHA)
     ledger_hash: str | None = Field(default=None, pattern=_SHA)
     predictions_hash: str | None = Field(default=None, pattern=_SHA)
+    contamination_hash: str | None = Field(default=None, pattern=_SHA)
 
     created: str = Field(description="UTC, ISO 8601")
     environment: Environment
@@ -130,6 +147,30 @@ class Record(Declared):
             exact = self.n_correct / self.n_test
             if self.value is None or abs(self.value - exact) > 1e-9:
                 raise ValueError(f"value {self.value} is not n_correct / n_test = {exact:.6f}")
+        if sum(self.rejects.values()) != self.images_rejected:
+            raise ValueError(f"rejects {self.rejects} do not sum to {self.images_rejected}")
+        return self
+
+    @model_validator(mode="after")
+    def _clean(self) -> Self:
+        """The clean part of the test images follows from the flagged pairs."""
+        count, pairs, value = self.n_clean, self.flagged_pairs, self.value_clean
+        if count is None or pairs is None or self.contamination_hash is None:
+            if (count, pairs, value, self.contamination_hash) != (None,) * 4:
+                raise ValueError("n_clean, flagged_pairs and contamination_hash come together")
+            return self
+        if not self.n_test - pairs <= count <= self.n_test - bool(pairs):
+            raise ValueError(
+                f"n_clean {count} does not follow from {pairs} flagged pairs and "
+                f"{self.n_test} test images"
+            )
+        if (value is None) != (count == 0):
+            raise ValueError("value_clean is given where n_clean is more than 0, and only there")
+        if not pairs and value != self.value:
+            raise ValueError(f"nothing is flagged, so value_clean must be the value {self.value}")
+        if value is not None and self.metric == "top1":
+            if abs(value * count - round(value * count)) > 1e-6:
+                raise ValueError(f"value_clean {value} is no share of {count} test images")
         return self
 
 
@@ -173,13 +214,14 @@ def table_hash(table: pd.DataFrame) -> str:
 
 
 def records_frame(records: Iterable[Record]) -> pd.DataFrame:
-    """Validated rows as a table; ``params``, ``phases`` and ``environment`` as JSON text."""
+    """Validated rows as a table; ``params``, ``phases``, ``rejects`` and ``environment`` as
+    JSON text."""
     import pandas as pd
 
     rows = []
     for record in records:
         row = record.model_dump(mode="json")
-        for key in ("params", "phases", "environment"):
+        for key in ("params", "phases", "rejects", "environment"):
             row[key] = json.dumps(row[key], sort_keys=True)
         rows.append(row)
     frame = pd.DataFrame(rows, columns=list(Record.model_fields))
@@ -187,8 +229,8 @@ def records_frame(records: Iterable[Record]) -> pd.DataFrame:
     return checked
 
 
-def check(name: Literal["records", "predictions", "ledger"], frame: Any, source: object) -> Any:
-    """``frame`` validated and coerced by the table ``name``.
+def check(name: str, frame: Any, source: object) -> Any:
+    """``frame`` validated and coerced by the table ``name`` of ``tables``.
 
     Raises:
         RecordError: naming every column, check, and offending value.
@@ -216,7 +258,8 @@ def _failure(case: Any) -> str:
 
 @cache
 def tables() -> dict[str, pa.DataFrameSchema]:
-    """The three pandera tables by name: ``records``, ``predictions``, ``ledger``."""
+    """The four pandera tables by name: ``records``, ``predictions``, ``ledger``,
+    ``contamination``."""
     import pandera.pandas as pa
 
     told = pa.Check(
@@ -236,6 +279,9 @@ def tables() -> dict[str, pa.DataFrameSchema]:
     return {
         "predictions": pa.DataFrameSchema(predictions, strict=True, ordered=True),
         "ledger": pa.DataFrameSchema(_ledger_columns(), strict=True, ordered=True, checks=[told]),
+        "contamination": pa.DataFrameSchema(
+            _contamination_columns(), strict=True, ordered=True, unique=["index", "test_id"]
+        ),
         "records": pa.DataFrameSchema(
             _record_columns(), strict=True, checks=[counted], unique=cell
         ),
@@ -257,6 +303,7 @@ def _record_columns() -> dict[str, pa.Column]:
         "status": _column(str, pa.Check.isin(["ok", "capped", "failed", "skipped"])),
         "value": _column(float, pa.Check.in_range(0, 1), nullable=True),
         "val_value": _column(float, pa.Check.in_range(0, 1), nullable=True),
+        "value_clean": _column(float, pa.Check.in_range(0, 1), nullable=True),
         "n_test": _column("int64", pa.Check.ge(0)),
         "n_correct": _column("int64", pa.Check.ge(0)),
         "seed": _column("int64", pa.Check.ge(0)),
@@ -290,6 +337,23 @@ def _ledger_columns() -> dict[str, pa.Column]:
         "reason": _column(str),
         "nearest_test_id": _column(str, nullable=True),
         "nearest_test_similarity": _column(float, cosine, nullable=True),
+    }
+
+
+def _contamination_columns() -> dict[str, pa.Column]:
+    """One row per accepted image (``index`` of the ledger) and test image that are too near:
+    differing bits of the perceptual hashes, root mean square difference of pixels in 0..1, and
+    cosine of the features, of the image as it is or ``mirrored``."""
+    import pandera.pandas as pa
+
+    return {
+        "index": _column("int64", pa.Check.ge(0)),
+        "test_id": _column(str, pa.Check.str_length(min_value=1)),
+        "reason": _column(str, pa.Check.isin(["pixels", "perceptual", "cosine"])),
+        "distance": _column("int64", pa.Check.in_range(0, 64)),
+        "rms": _column(float, pa.Check.in_range(0, 1)),
+        "mirrored": _column(bool),
+        "similarity": _column(float, pa.Check.in_range(-1.001, 1.001)),
     }
 
 

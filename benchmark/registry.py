@@ -27,13 +27,15 @@ if TYPE_CHECKING:
     from benchmark.protocol import Protocol
 
 Augment = Callable[..., Iterator[Images]]
-_ARGUMENTS = ["shots", "upstream", "meter", "rng", "params"]
+Mix = Callable[..., Any]
+_AUGMENT = "augment(shots, upstream, meter, rng, params)"
+_MIX = "mix(images, targets, meter, rng, params)"
 _CALL = re.compile(r"([^\[\]]+)(?:\[([^\[\]]+)\])?")
 
 
 @dataclass(frozen=True)
 class Method:
-    """A loaded method file."""
+    """A loaded method file. ``mix`` is its batch hook, where it has one."""
 
     name: str
     facts: Facts
@@ -41,6 +43,7 @@ class Method:
     augment: Augment
     hash: str
     path: Path
+    mix: Mix | None = None
 
 
 @dataclass(frozen=True)
@@ -186,21 +189,31 @@ def _load_method(path: Path) -> Method:
         importlib.invalidate_caches()
     module = importlib.import_module(f"benchmark.entries.methods.{path.stem}")
     facts, augment = getattr(module, "FACTS", None), getattr(module, "augment", None)
+    mix = getattr(module, "mix", None)
     params = getattr(module, "Params", Params)
     wrong = []
     if not isinstance(facts, Facts):
         wrong.append("FACTS is missing or is not benchmark.Facts(...)")
-    if not callable(augment):
-        wrong.append("the function augment(shots, upstream, meter, rng, params) is missing")
-    elif list(inspect.signature(augment).parameters) != _ARGUMENTS:
-        given = ", ".join(inspect.signature(augment).parameters)
-        wrong.append(f"augment({given}): the arguments must be ({', '.join(_ARGUMENTS)})")
+    wrong += _faults_of(augment, _AUGMENT)
+    if mix is not None and not (isinstance(facts, Facts) and facts.mixes_batches):
+        wrong.append("mix is there, but FACTS does not say mixes_batches = True")
+    if mix is not None or (isinstance(facts, Facts) and facts.mixes_batches):
+        wrong += _faults_of(mix, _MIX)
     if not (isinstance(params, type) and issubclass(params, Params)):
         wrong.append("Params must be a subclass of benchmark.Params")
     if wrong:
         raise ConfigError(path, wrong)
     assert isinstance(facts, Facts) and callable(augment)
-    return Method(path.stem, facts, params, augment, _source_hash(path), path)
+    return Method(path.stem, facts, params, augment, _source_hash(path), path, mix)
+
+
+def _faults_of(function: Any, expected: str) -> list[str]:
+    """What is wrong with one of a method's functions; ``expected`` is its name and arguments."""
+    name, arguments = expected.rstrip(")").split("(")
+    if not callable(function):
+        return [f"the function {expected} is missing"]
+    given = ", ".join(inspect.signature(function).parameters)
+    return [f"{name}({given}): the arguments must be ({arguments})"] if given != arguments else []
 
 
 def _source_hash(path: Path) -> str:

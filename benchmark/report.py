@@ -72,7 +72,7 @@ def summary_table(lines: Iterable[Line]) -> Table:
             line.task,
             Text(line.method),
             line.classifier,
-            _interval(line.accuracy, ".1f"),
+            _accuracy(line),
             _interval(line.gain, "+.1f") if line.gain else "control" if line.is_control else "",
             f"{line.images:,.0f}",
             f"{line.tflops:,.2f}",
@@ -81,6 +81,13 @@ def summary_table(lines: Iterable[Line]) -> Table:
             str(line.accuracy.n_seeds),
         )
     return table
+
+
+def _accuracy(line: Line) -> str:
+    """With the value on the clean part of the test images where that is another."""
+    clean = "" if line.clean is None else f"{100 * line.clean:.1f}"
+    differs = clean not in ("", f"{100 * line.accuracy.value:.1f}")
+    return _interval(line.accuracy, ".1f") + (f", clean {clean}" if differs else "")
 
 
 def _interval(estimate: Estimate, form: str) -> str:
@@ -92,6 +99,7 @@ def _plain(outcome: Outcome, summary: Summary) -> dict[str, Any]:
     lines = []
     for line in summary.lines:
         values = asdict(line)
+        values["clean"] = line.clean
         values["records"] = [record.record_id for record in line.records]
         lines.append(values)
     return {

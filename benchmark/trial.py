@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import random
 import time
-import traceback
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -24,6 +24,7 @@ from benchmark.cards import Task
 from benchmark.data import Split, load_split
 from benchmark.errors import BenchError, BudgetStop, MethodError, Unavailable
 from benchmark.fingerprint import file_hash, upstream_hash
+from benchmark.mixing import Mixer
 from benchmark.protocol import PROTOCOL_VERSION, Protocol
 from benchmark.records import Environment, Record, Spend, Status, canonical_hash, table_hash
 from benchmark.registry import MethodCall, Registry
@@ -75,6 +76,9 @@ class Trial:
                 "method": [self.call.method.name, self.call.method.hash],
                 "params": self.call.params.model_dump(mode="json"),
                 "upstream": [self.upstream, self.upstream_hash],
+                "contamination": self.protocol.pick(
+                    "upstream", self.upstream
+                ).contamination.model_dump(mode="json"),
                 "budget": [
                     self.budget,
                     self.protocol.pick("budget", self.budget).model_dump(mode="json"),
@@ -116,20 +120,21 @@ def augment(
         MethodError: it broke its contract, yielded nothing, or raised.
         BenchError: the upstream or the data is at fault.
     """
-    from benchmark.ledger import Ledger, nearest_test
+    from benchmark.contamination import examine
+    from benchmark.ledger import Ledger
     from benchmark.meter import Meter
 
     budget = trial.protocol.pick("budget", trial.budget)
     meter = Meter(budget, len(trial.task.classes))
-    ledger = Ledger(trial.call.label, trial.split, budget)
+    ledger = Ledger(trial.call.label, trial.split, budget, trial.call.method.facts.filters)
     seed_everything(trial.seed)
     stopped = _consume(trial, upstream, meter, ledger, progress)
     _refuse_empty(trial, ledger, stopped)
-    frame = ledger.frame()
     pixels, labels = ledger.accepted()
-    frame = nearest_test(frame, pixels, trial.split.test.for_contamination(), upstream.encoder)
-    rejected = int((~frame["accepted"]).sum())
-    cap = stopped.unit if stopped else ("images" if rejected else "")
+    test, thresholds = trial.split.test.for_contamination(), upstream.spec.contamination
+    frame, flagged = examine(ledger.frame(), pixels, test, upstream.encoder, thresholds)
+    rejects = _rejects(frame)
+    cap = stopped.unit if stopped else ("images" if "cap" in rejects else "")
     facts = {
         "trial_id": trial.id,
         "status": "capped" if cap else "ok",
@@ -139,11 +144,19 @@ def augment(
         "peak_memory_mb": round(meter.peak_memory_mb, 1),
         "peak_gpu_memory_mb": round(meter.peak_gpu_memory_mb, 1),
         "images_accepted": len(labels),
-        "images_rejected": rejected,
+        "images_rejected": sum(rejects.values()),
+        "rejects": rejects,
         "ledger_hash": table_hash(frame),
+        "contamination_hash": table_hash(flagged),
         "environment": environment,
     }
-    return Augmented(facts, frame, pixels, labels)
+    return Augmented(facts, frame, pixels, labels, flagged)
+
+
+def _rejects(ledger: Any) -> dict[str, int]:
+    """Rejected images by the first word of their reason: "cap", or the name of a filter."""
+    reasons = ledger.loc[~ledger["accepted"], "reason"]
+    return dict(Counter(reason.partition(":")[0] for reason in reasons))
 
 
 def _consume(
@@ -167,11 +180,7 @@ def _consume(
     except (Unavailable, BenchError, MemoryError):
         raise
     except Exception as error:
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        raise MethodError(
-            f"method {trial.call.label!r} raised {type(error).__name__}: {error} "
-            f"({Path(where.filename).name}:{where.lineno})"
-        ) from error
+        raise MethodError.raised(trial.call.label, error) from error
     return None
 
 
@@ -208,9 +217,10 @@ def classify(
     split = trial.split.fresh()
     started = time.perf_counter()
     seed_everything(trial.seed)
-    judged = train(
-        spec, split, (made.pixels, made.labels), upstream, trial.seed, upstream.device, progress
-    )
+    added = made.pixels, made.targets(len(trial.task.classes))
+    mixer = _mixer(trial, made)
+    judged = train(spec, split, added, upstream, trial.seed, upstream.device, progress, mixer)
+    facts = mixer.told(made.facts) if mixer else made.facts
     predictions = pd.DataFrame(
         {
             "id": list(split.test.ids),
@@ -220,20 +230,35 @@ def classify(
     )
     record = Record(
         **identity(trial, classifier, control_id),
-        **score(predictions, trial),
-        **_spend(made.facts),
-        status=made.facts["status"],
-        reason=made.facts["reason"],
-        cap=made.facts["cap"],
+        **score(predictions, trial, made.flagged["test_id"]),
+        flagged_pairs=len(made.flagged),
+        **_spend(facts),
+        status=facts["status"],
+        reason=facts["reason"],
+        cap=facts["cap"],
         val_value=judged.val_value,
         selected=judged.selected,
         train_seconds=round(time.perf_counter() - started, 3),
         ledger_hash=made.facts["ledger_hash"],
+        contamination_hash=made.facts["contamination_hash"],
         predictions_hash=table_hash(predictions),
         created=_now(),
         environment=Environment(**made.facts["environment"]),
     )
     return record, predictions
+
+
+def _mixer(trial: Trial, made: Augmented) -> Mixer | None:
+    """The method's batch hook, on what the first half left of the budget."""
+    from benchmark.meter import Meter
+
+    if trial.call.method.mix is None:
+        return None
+    budget = trial.protocol.pick("budget", trial.budget)
+    spent = {name: Spend(**spend) for name, spend in made.facts["phases"].items()}
+    meter = Meter(budget, len(trial.task.classes), spent)
+    rng = np.random.default_rng([trial.seed, int(trial.task.hash[:8], 16), 1])
+    return Mixer(trial.call, meter, rng)
 
 
 def failure(
@@ -286,13 +311,30 @@ def identity(trial: Trial, classifier: str, control_id: str) -> dict[str, Any]:
     }
 
 
-def score(predictions: Any, trial: Trial) -> dict[str, Any]:
-    """The metric of the task card from a prediction table: anyone can recompute it."""
+def score(predictions: Any, trial: Trial, flagged: Collection[str]) -> dict[str, Any]:
+    """The metric of the task card from a prediction table: anyone can recompute it.
+
+    Args:
+        flagged: ids of the test images of which an augmented image is a copy: the clean value is
+            the metric on the others, None where there are none.
+    """
+    metric = trial.task.card.metric
+    clean = predictions[~predictions["id"].isin(flagged)]
+    return {
+        "n_test": len(predictions),
+        "n_correct": int((predictions["label"] == predictions["prediction"]).sum()),
+        "value": _metric(predictions, metric),
+        "n_clean": len(clean),
+        "value_clean": _metric(clean, metric) if len(clean) else None,
+    }
+
+
+def _metric(predictions: Any, metric: str) -> float:
+    """``top1``, or ``mean_per_class`` recall over the classes that have images."""
     correct = predictions["label"] == predictions["prediction"]
-    value = float(correct.mean())
-    if trial.task.card.metric == "mean_per_class":
-        value = float(correct.groupby(predictions["label"]).mean().mean())
-    return {"n_test": len(correct), "n_correct": int(correct.sum()), "value": value}
+    if metric == "mean_per_class":
+        return float(correct.groupby(predictions["label"]).mean().mean())
+    return float(correct.mean())
 
 
 def _spend(facts: dict[str, Any]) -> dict[str, Any]:
@@ -301,6 +343,7 @@ def _spend(facts: dict[str, Any]) -> dict[str, Any]:
         "phases": phases,
         "images_accepted": facts["images_accepted"],
         "images_rejected": facts["images_rejected"],
+        "rejects": facts["rejects"],
         "tflops": sum(spend.tflops for spend in phases.values()),
         "nfe": sum(spend.nfe for spend in phases.values()),
         "seconds": round(sum(spend.seconds for spend in phases.values()), 3),

@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # whatever is slow to import is imported inside the function:
 FACTS = benchmark.Facts(
     title="No augmentation",
     family="control",  # or classical, prompt, edit, personalize, retrieve, hybrid, oracle
-    adds_images=False,  # true for this control alone: leave the line out
+    adds_images=False,  # it yields none: leave the line out where yours does
 )
 
 
@@ -49,5 +49,9 @@ def augment(
                 mirrored = shots.images[row][:, ::-1]
                 told = benchmark.Provenance("transformed", "mirror", parents=(shots.ids[row],))
                 yield Images(mirrored[None], [label], [told])
+
+    A label may also be a row of weights over the classes, and an image that a filter of yours
+    turned down is yielded with its reason: see `benchmark.Images`. A method that acts on the
+    classifier's batches (as mixup.py does) says mixes_batches=True and defines `mix` as well.
     """
     yield from ()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import benchmark
-from benchmark import Images, Provenance, Shots
+from benchmark import Images, Shots
+
+from ._classical import transformed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,34 +32,8 @@ def augment(
     shots: Shots, upstream, meter, rng: np.random.Generator, params: Params
 ) -> Iterator[Images]:
     """The shots of each class in turn, each time through another chain."""
-    import numpy as np
-    from PIL import Image
     from timm.data.auto_augment import rand_augment_transform
 
     # p1: every operation of a chain is applied, as in the paper (timm's own default is half)
     chain = f"rand-m{params.magnitude}-n{params.operations}-p1"
-    transform = rand_augment_transform(chain, {})
-    order = [rng.permutation(shots.rows(label)) for label in range(len(shots.classes))]
-    for rank in range(meter.budget.images_per_class):
-        rows = [int(rows[rank % len(rows)]) for rows in order]
-        with seeded(int(rng.integers(2**32))):
-            made = [np.asarray(transform(Image.fromarray(shots.images[row]))) for row in rows]
-        told = [
-            Provenance("transformed", f"timm {chain}", parents=(shots.ids[row],)) for row in rows
-        ]
-        yield Images(np.stack(made), shots.labels[rows], told)
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """timm draws from the global generators of Python and numpy: seeded inside, put back after."""
-    import numpy as np
-
-    before = random.getstate(), np.random.get_state()
-    random.seed(seed)
-    np.random.seed(seed)
-    try:
-        yield
-    finally:
-        random.setstate(before[0])
-        np.random.set_state(before[1])
+    yield from transformed(shots, meter, rng, rand_augment_transform(chain, {}), f"timm {chain}")

@@ -403,7 +403,9 @@ def probes(decays, **changes):
     data = data_of([0, 1, 2] * 4, [0, 1, 2] * 6)
     spec = PROBE.model_copy(update={"steps": 300, "batch_size": 60, **changes})
     inputs = features_of(data)
-    return data, inputs, *probe.train_probes(spec, decays, data, inputs, 0, lambda *_: None)
+    batches = plan_batches(data, spec.steps, spec.batch_size, torch.Generator().manual_seed(0))
+    shown = probe.Shown(inputs, torch.tensor(data.targets), batches)
+    return data, inputs, *probe.train_probes(spec, decays, shown, 3, lambda *_: None)
 
 
 def test_probes_trained_together_are_those_trained_alone():

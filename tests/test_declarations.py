@@ -172,6 +172,18 @@ def test_members_fill_the_templates_in_turn(shapes: Path, edit: Edit) -> None:
     assert red.prompts == ("an emoji of disc", "an emoji of ball")
     assert red.queries == ("disc", "ball", "a disc", "a ball")
     assert green.queries == ("green circle", "a green circle")
+    assert red.members == ("disc", "ball") and green.members == ("green circle",)
+    assert red.templates == ("an emoji of {name}",)
+
+
+def test_a_class_may_say_what_it_is(shapes: Path, edit: Edit) -> None:
+    card = shapes / "tasks" / "shapes.toml"
+    edit(
+        card, 'name = "red circle"', 'name = "red circle", hypernym = "shape", definition = "round"'
+    )
+    red, green, _ = load_tasks(card)[0].classes
+    assert (red.hypernym, red.definition) == ("shape", "round")
+    assert (green.hypernym, green.definition) == ("", "")
 
 
 def test_a_task_is_known_by_its_card_and_shots(shapes: Path, edit: Edit) -> None:

@@ -19,7 +19,7 @@ ORDER = """
 errors
 root
 declared
-contract
+contract targets
 cards protocol
 registry
 records imaging fingerprint
@@ -27,18 +27,23 @@ sources
 data
 meter
 upstream
-ledger
+ledger mixing contamination
 classify
+files
+packed
 store environment
 trial
 worker
 runner
 statistics
 board
-charts gallery
+charts gallery flagged
+submission spend
+catalogue contact
 page
 console
 report doctor
+publish
 cli
 """.split("\n")
 RANK = {name: rank for rank, line in enumerate(ORDER) for name in line.split()}

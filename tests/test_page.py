@@ -24,7 +24,7 @@ from benchmark.records import check, read_record, records_frame, table_hash
 from benchmark.registry import load_registry
 from benchmark.store import Augmented, Store, read_results
 from tests.test_board import BOTH, board, gain, row, section
-from tests.test_records import golden, ledger
+from tests.test_records import UNSCORED, contamination, golden, ledger
 
 FIND = """
 import benchmark
@@ -79,14 +79,18 @@ def write_trial(folder, root, method, seed, right, classifier="linear-probe", **
     } | changes
     store = Store(folder)
     if right is None:
-        values |= {"n_test": 0, "n_correct": 0, "value": None, "predictions_hash": None}
-        values |= {"ledger_hash": None, "images_accepted": 0}
+        values |= UNSCORED | {"ledger_hash": None, "images_accepted": 0}
         store.write_failure(read_record(golden(**values), "made"))
         return
     predictions = made_predictions(right)
     made = made_images(task, method)
     values |= {"n_correct": right, "value": right / N_TEST, "images_accepted": len(made.pixels)}
-    values |= {"predictions_hash": table_hash(predictions), "ledger_hash": table_hash(made.ledger)}
+    values |= {"predictions_hash": table_hash(predictions), **made.facts}
+    values |= {"flagged_pairs": len(made.flagged), "n_clean": N_TEST - len(made.flagged)}
+    if len(made.flagged):  # the one flagged test image is among those classified rightly
+        values |= {"value_clean": (right - 1) / (N_TEST - 1)}
+    else:
+        values |= {"value_clean": values["value"]}
     record = read_record(golden(**values), "made")
     place = store.trial_folder(task.name, method, record.trial_id)
     store.write_augmented(place, made, encode_png)
@@ -107,8 +111,7 @@ def made_images(task, method):
     count = 12 if method in ORIGINS else 0
     rows = []
     for index in range(count):
-        near = 1.0 if (method, index) == ("find", 0) else 0.5
-        told = {"nearest_test_id": "shapes/00", "nearest_test_similarity": near}
+        told = {"nearest_test_id": "shapes/00", "nearest_test_similarity": 0.5}
         if method == "find":
             told |= {"corpus_id": f"clip-art/{index}", "licence": "CC-BY-4.0", "similarity": 0.8}
         prompt = 'a "red" <b>circle</b>'
@@ -118,8 +121,10 @@ def made_images(task, method):
     frame = check("ledger", frame, "made")
     colours = np.arange(count, dtype=np.uint8)[:, None, None, None] * 20
     pixels = np.broadcast_to(colours, (count, 32, 32, 3)).copy()
-    facts = {"ledger_hash": table_hash(frame)}
-    return Augmented(facts, frame, pixels, np.arange(count) % 3)
+    flagged = contamination(index=0, test_id="test/0").iloc[: int(method == "find")]
+    flagged = check("contamination", flagged, "made")
+    facts = {"ledger_hash": table_hash(frame), "contamination_hash": table_hash(flagged)}
+    return Augmented(facts, frame, pixels, np.arange(count) % 3, flagged)
 
 
 @pytest.fixture(scope="session")
@@ -188,7 +193,9 @@ def test_records_become_a_page(text):
     for number in ("74.8", "59.8", "49.8", "+25.0", "+10.0"):
         assert number in text
     page = Page(text)
-    assert len(page.all("table")) == 2 + 1  # a contest per classifier, one gallery
+    assert (
+        len(page.all("table")) == 2 + 1 + 1
+    )  # a contest per classifier, the flagged pairs, one gallery
     assert all("alt" in image and image["alt"] for image in page.all("img"))
     assert all(head.get("scope") for head in page.all("th"))
     assert len(page.all("caption")) == len(page.all("table"))
@@ -261,7 +268,7 @@ def test_the_gallery_shows_shots_and_what_was_added(text):
         == 12
     )
     assert any(words.startswith("retrieved · clip-art/0 · found by") for words in told)
-    assert [words for words in told if "very near to test image shapes/00" in words] == [
+    assert [words for words in told if "very near to test image test/0 (perceptual" in words] == [
         attributes["title"] for attributes in page.all("i") if attributes.get("class") == "near"
     ]
     assert len(page.all("i")) == 9 + 12 + 12

@@ -215,7 +215,7 @@ def test_a_tap_on_an_image_says_where_it_came_from(visit):
     thumb.scroll_into_view_if_needed()
     thumb.tap()
     told = page.locator(".told").first.inner_text()
-    assert "clip-art/0" in told and "very near to test image shapes/00" in told
+    assert "clip-art/0" in told and "very near to test image test/0" in told
     assert "<b>circle" in told  # as text
 
 

@@ -23,6 +23,20 @@ GOLDEN = HERE / "golden"
 SCHEMA = HERE.parent / "docs" / f"record-v{SCHEMA_VERSION}.schema.json"
 
 
+# What a record without a score must not hold.
+UNSCORED = {
+    "cap": "",
+    "n_test": 0,
+    "n_correct": 0,
+    "value": None,
+    "n_clean": None,
+    "value_clean": None,
+    "flagged_pairs": None,
+    "predictions_hash": None,
+    "contamination_hash": None,
+}
+
+
 def golden(**changes):
     values = json.loads((GOLDEN / f"record-v{SCHEMA_VERSION}.json").read_text())
     return json.dumps(values | changes)
@@ -33,6 +47,7 @@ def ledger(**changes):
         "index": 0,
         "label": 1,
         "class_name": "cat",
+        "target": None,
         "sha256": "0" * 64,
         "phash": "0" * 16,
         "origin": "generated",
@@ -54,12 +69,33 @@ def ledger(**changes):
     return pd.DataFrame([row | changes])
 
 
+def contamination(**changes):
+    row = {
+        "index": 0,
+        "test_id": "t1",
+        "reason": "perceptual",
+        "distance": 2,
+        "rms": 0.07,
+        "mirrored": True,
+        "similarity": 0.98,
+    }
+    return pd.DataFrame([row | changes])
+
+
 @pytest.mark.parametrize("version", range(1, SCHEMA_VERSION + 1))
 def test_a_golden_file_of_every_version_is_read(version):
     record = read_record((GOLDEN / f"record-v{version}.json").read_text(), "golden")
     assert record.schema_version == SCHEMA_VERSION
     assert (record.n_correct, record.n_test, record.value) == (6, 8, 0.75)
     assert record.phases["generate"].nfe == 40
+
+
+def test_version_1_rejected_for_the_cap_alone_and_looked_for_no_copies():
+    record = read_record((GOLDEN / "record-v1.json").read_text(), "golden")
+    assert record.rejects == {"cap": 1} and record.images_rejected == 1
+    assert record.value_clean is record.n_clean is record.flagged_pairs is None
+    values = json.loads((GOLDEN / "record-v1.json").read_text()) | {"images_rejected": 0}
+    assert read_record(json.dumps(values), "golden").rejects == {}
 
 
 def test_every_version_but_the_newest_has_a_migration():
@@ -82,6 +118,16 @@ def test_the_published_schema_is_the_models_own():
         ({"predictions_hash": None}, ["needs value"]),
         ({"record_id": "xyz"}, ["record_id", "xyz"]),
         ({"accuracy": 1.0}, ["unknown key 'accuracy'"]),
+        ({"rejects": {"score": 2}}, ["rejects", "do not sum to 1"]),
+        ({"rejects": {"cap": 1, "score": 0}}, ["rejects.score", "got 0"]),
+        ({"n_clean": 9}, ["n_clean 9", "8 test images"]),
+        ({"n_clean": 5}, ["n_clean 5", "2 flagged pairs"]),
+        ({"n_clean": 8}, ["n_clean 8", "2 flagged pairs"]),
+        ({"value_clean": None}, ["value_clean is given where"]),
+        ({"value_clean": 0.7}, ["value_clean 0.7 is no share of 6 test images"]),
+        ({"flagged_pairs": 0, "n_clean": 8}, ["must be the value 0.75"]),
+        ({"flagged_pairs": None}, ["come together"]),
+        ({"contamination_hash": None}, ["come together"]),
         ({"seed": -1, "shots": 0}, ["seed", "shots"]),
     ],
 )

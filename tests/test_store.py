@@ -9,13 +9,15 @@ from benchmark.errors import RecordError, StorageError
 from benchmark.imaging import decode, encode_png
 from benchmark.records import check, read_record, table_hash
 from benchmark.store import Augmented, Store, StoredRecord, read_results
-from tests.test_records import golden, ledger
+from tests.test_records import UNSCORED, contamination, golden, ledger
 
 
 def augmented():
     frame = check("ledger", pd.concat([ledger(), ledger(index=1, accepted=False, reason="x")]), "t")
     pixels = np.arange(32 * 32 * 3, dtype=np.uint8).reshape(1, 32, 32, 3)
-    return Augmented({"ledger_hash": table_hash(frame)}, frame, pixels, np.array([1]))
+    flagged = check("contamination", contamination(), "t")
+    facts = {"ledger_hash": table_hash(frame), "contamination_hash": table_hash(flagged)}
+    return Augmented(facts, frame, pixels, np.array([1]), flagged)
 
 
 def predictions():
@@ -38,6 +40,7 @@ def test_images_and_ledger_survive(tmp_path):
     back = store.read_augmented(folder, decode)
     assert (back.pixels == made.pixels).all() and back.labels.tolist() == [1]
     assert table_hash(back.ledger) == made.facts["ledger_hash"]
+    assert table_hash(back.flagged) == made.facts["contamination_hash"]
 
 
 def test_images_are_an_image_column_of_datasets(tmp_path):
@@ -52,7 +55,9 @@ def test_images_are_an_image_column_of_datasets(tmp_path):
     assert table[0]["image"].size == (32, 32)
 
 
-@pytest.mark.parametrize("name", ["ledger.parquet", "images.parquet", "augment.json"])
+@pytest.mark.parametrize(
+    "name", ["ledger.parquet", "images.parquet", "contamination.parquet", "augment.json"]
+)
 def test_a_damaged_artefact_is_made_again(tmp_path, name):
     store = Store(tmp_path)
     store.write_augmented(tmp_path / "t", augmented(), encode_png)
@@ -100,8 +105,7 @@ def test_a_lock_is_held_once(tmp_path):
 
 def test_failures_are_read_beside_records_and_forgotten_when_mended(tmp_path):
     store = Store(tmp_path)
-    empty = {"value": None, "n_test": 0, "n_correct": 0, "cap": "", "predictions_hash": None}
-    failed = record(status="failed", reason="it broke", **empty)
+    failed = record(**UNSCORED | {"status": "failed", "reason": "it broke"})
     store.write_failure(failed)
     assert [stored.record.status for stored in read_results(tmp_path)] == ["failed"]
     store.write_record(tmp_path / "toy" / "m" / "t", record(), predictions())

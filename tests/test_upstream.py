@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import importlib.metadata
 import shutil
 import socket
@@ -23,6 +22,7 @@ from benchmark.imaging import decode
 from benchmark.meter import Meter, count_flops
 from benchmark.root import cache_folder
 from benchmark.upstream import Neighbours, Upstream, index, open_upstream
+from benchmark.upstream.adapters import unfrozen
 from benchmark.upstream.corpus import Corpus
 from benchmark.upstream.encoder import Encoder
 from benchmark.upstream.features import features, remembered, write_shipped
@@ -114,6 +114,15 @@ def test_columns_may_have_other_names(parquet, rows):
     corpus = parquet(told, id="__key__", image="png", caption="txt", licence=None)
     assert list(corpus.ids) == [row["id"] for row in rows[:3]]
     assert corpus.licence(0) is None
+
+
+def test_flags_are_what_the_corpus_states(parquet, rows):
+    told = [rows[0] | {"punsafe": 0.75}, rows[1] | {"punsafe": None}]
+    corpus = parquet(told, safety="punsafe")
+    assert corpus.flags(0) == {"safety": 0.75} and corpus.flags(1) == {}
+    assert parquet(told).flags(0) == {}
+    with pytest.raises(DataError, match="no column 'pwatermark'"):
+        parquet(told, watermark="pwatermark")
 
 
 def test_images_may_be_plain_bytes_or_files_beside(parquet, rows, tmp_path):
@@ -468,12 +477,13 @@ def test_what_is_not_finite_is_refused(upstream):
     broken[0, 0, 0, 0] = torch.nan
     with pytest.raises(MethodError, match="not finite"):
         to_pixels(broken, 4)
-    pipeline = copy.copy(upstream.generator.pipeline)
-    pipeline.unet = copy.deepcopy(pipeline.unet)
-    pipeline.unet.conv_out.bias.data.fill_(torch.nan)  # as when training diverged
-    with pytest.raises(MethodError, match="not finite"):
-        generate(upstream.generator, 1, pipeline=pipeline)
-    generate(upstream.generator, 1)  # the upstream's own is whole
+    denoiser = upstream.generator.pipeline.unet
+    with unfrozen(denoiser, lambda name: name == "conv_out.bias") as (bias,):
+        with torch.no_grad():
+            bias.fill_(torch.nan)  # as when training diverged
+        with pytest.raises(MethodError, match="not finite"):
+            generate(upstream.generator, 1)
+    generate(upstream.generator, 1)  # whole again
 
 
 def test_the_cost_of_a_batch_is_exact(upstream):
@@ -539,6 +549,21 @@ def test_nearest_returns_no_more_than_there_is(upstream):
 def test_nearest_refuses_queries_that_are_none(upstream, shape):
     with pytest.raises(MethodError, match=r"class 1: expected shape \[1 or more, 192\]"):
         upstream.nearest([unit(1, 192), torch.zeros(shape)], 3)
+
+
+def test_nearest_among_given_rows_is_the_search_without_the_others(upstream):
+    queries = [unit(2, 192, seed=7), unit(1, 192, seed=8), unit(1, 192, seed=9)]
+    among = [np.array([40, 3, 77, 12]), np.arange(100, 300), np.array([], np.int64)]
+    everything = upstream.nearest(queries, len(upstream.corpus))
+    meter = Meter(budget(), 3)
+    with upstream.metered(meter):
+        found = upstream.nearest(queries, 10, among)
+    for whole, part, rows in zip(everything, found, among, strict=True):
+        held = np.isin(whole.rows, rows)
+        assert part.rows.tolist() == whole.rows[held][:10].tolist()
+        assert np.allclose(part.similarity, whole.similarity[held][:10], atol=2e-6)
+        assert part.query.tolist() == whole.query[held][:10].tolist()
+    assert meter.total().tflops * 1e12 == pytest.approx(2 * (2 * 4 + 200) * 192)
 
 
 def test_retrieval_goes_round_the_classes(upstream):
@@ -609,6 +634,15 @@ def test_the_hash_follows_the_content(root, parquet, rows, tmp_path):
         parquet(rows[:count])
         hashes.append(open_upstream("any", spec, root, "cpu").hash)
     assert hashes[0] == hashes[2] != hashes[1]
+
+
+def test_the_hash_follows_the_columns_of_flags(root, parquet, rows, tmp_path):
+    parquet([rows[0] | {"a": 0.5, "b": 0.5}])
+    files = {"data_files": [str(tmp_path / "corpus.parquet")]}
+    specs = [
+        small_spec(root, corpus=files | flag) for flag in ({}, {"safety": "a"}, {"safety": "b"})
+    ]
+    assert len({open_upstream("any", spec, root, "cpu").hash for spec in specs}) == 3
 
 
 # --- devices ------------------------------------------------------------------------------------

@@ -16,10 +16,11 @@ import numpy as np
 import torch
 
 from benchmark.classify import finetune, probe, scratch
-from benchmark.classify._batches import Data, Labelled
+from benchmark.classify._batches import Data, Labelled, Mix
 from benchmark.classify._training import Fitted, Progress
 from benchmark.data import Split
 from benchmark.protocol import ClassifierSpec, FinetuneSpec, ProbeSpec, ScratchSpec
+from benchmark.targets import primary
 from benchmark.upstream import Upstream
 
 
@@ -48,6 +49,7 @@ def train(
     seed: int,
     device: str,
     progress: Callable[[str, int, int], None] | None = None,
+    mix: Mix | None = None,
 ) -> Judgement:
     """Fits one classifier to the shots and the added images, then reads the test split once.
 
@@ -55,9 +57,11 @@ def train(
     ``seed``; torch's global generators are left as they were found.
 
     Args:
-        added: uint8 [M, S, S, 3] and int64 [M], each label in 0..C-1; M may be 0.
+        added: uint8 [M, S, S, 3] and int64 [M], each label in 0..C-1, or float [M, C], rows of
+            targets (``benchmark.targets``); M may be 0.
         device: as torch names it; ``cuda`` computes in bfloat16 where that is safe.
         progress: told ``("train", step, steps)``.
+        mix: applied to the batches that are trained on.
 
     Raises:
         RuntimeError: the test split was read before.
@@ -66,7 +70,7 @@ def train(
     started = time.perf_counter()
     told = progress or (lambda what, done, total: None)
     with _seeded(seed):
-        fitted = _fit(spec, _data(split, added), upstream, seed, torch.device(device), told)
+        fitted = _fit(spec, _data(split, added, mix), upstream, seed, torch.device(device), told)
         predictions = fitted.predict(split.test.read().pixels())
     seconds = time.perf_counter() - started
     return Judgement(predictions, fitted.val_value, fitted.selected, seconds)
@@ -89,7 +93,7 @@ def _fit(
             return finetune.fit(spec, data, upstream, seed, device, progress)
 
 
-def _data(split: Split, added: tuple[np.ndarray, np.ndarray]) -> Data:
+def _data(split: Split, added: tuple[np.ndarray, np.ndarray], mix: Mix | None) -> Data:
     """All of the split but its test images."""
     card = split.task.card
     real = Labelled(split.shots.pixels(), split.shots.labels)
@@ -98,11 +102,18 @@ def _data(split: Split, added: tuple[np.ndarray, np.ndarray]) -> Data:
         pixels = np.zeros((0, *real.pixels.shape[1:]), np.uint8)
     return Data(
         real=real,
-        added=Labelled(pixels, np.asarray(labels, np.int64)),
+        added=_labelled(pixels, np.asarray(labels)),
         val=Labelled(split.val.pixels(), split.val.labels),
         n_classes=len(card.classes),
         flip=card.flip,
+        mix=mix,
     )
+
+
+def _labelled(pixels: np.ndarray, labels: np.ndarray) -> Labelled:
+    if labels.ndim == 2:
+        return Labelled(pixels, primary(labels), labels.astype(np.float32))
+    return Labelled(pixels, labels.astype(np.int64))
 
 
 @contextmanager

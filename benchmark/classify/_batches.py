@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+
+# Images float [B, 3, S, S] in 0..1 and targets float [B, C] to the same, mixed.
+Mix = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
 # Widest shift of the random crop, as a share of the side: 3 pixels at 32, 22 at 224. CIFAR's
 # usual 4 at 32 (He et al. 2016, arXiv:1512.03385, section 4.2) is an eighth.
@@ -18,11 +22,14 @@ class Labelled:
 
     Attributes:
         pixels: uint8 [N, S, S, 3], RGB.
-        labels: int64 [N], each in 0..C-1.
+        labels: int64 [N], each in 0..C-1; the primary classes, where there are targets.
+        targets: float32 [N, C] where a label is soft or negative (``benchmark.targets``), else
+            None.
     """
 
     pixels: np.ndarray
     labels: np.ndarray
+    targets: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -38,6 +45,7 @@ class Data:
         val: validation images, any number; to choose among checkpoints or decays only.
         n_classes: C.
         flip: whether a mirrored image keeps its class.
+        mix: what the method does to a batch, where it does.
     """
 
     real: Labelled
@@ -45,6 +53,7 @@ class Data:
     val: Labelled
     n_classes: int
     flip: bool
+    mix: Mix | None = None
 
     def pixels(self, rows: np.ndarray) -> np.ndarray:
         """uint8 [n, S, S, 3]; rows count through the real images, then the added ones."""
@@ -59,6 +68,16 @@ class Data:
         """int64 [N + M], of the real images, then of the added ones."""
         return np.concatenate([self.real.labels, self.added.labels])
 
+    @property
+    def targets(self) -> np.ndarray:
+        """What the loss compares with: ``labels`` where all are hard and nothing is mixed, else
+        float32 [N + M, C]."""
+        if self.added.targets is None and self.mix is None:
+            return self.labels
+        hard = np.eye(self.n_classes, dtype=np.float32)
+        added = hard[self.added.labels] if self.added.targets is None else self.added.targets
+        return np.concatenate([hard[self.real.labels], added])
+
 
 def plan_batches(
     data: Data, steps: int, batch_size: int, generator: torch.Generator
@@ -68,7 +87,8 @@ def plan_batches(
     Half of a batch is drawn from the real images and half from the added ones, each half
     balanced over the classes. A class without added images fills its share of the second half
     with its real ones, so that the classes weigh the same whatever a method could add; where
-    nothing was added at all, every batch is real.
+    nothing was added at all, every batch is real. An image counts for its primary class, a
+    negative one too: it takes a place of the added half of the class that it is not of.
 
     Raises:
         ValueError: a class has no real image.

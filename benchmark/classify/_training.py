@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy, interpolate
+from torch.nn.functional import interpolate
 
 from benchmark.classify._batches import Data, Labelled, jitter, plan_batches, to_float
+from benchmark.classify._loss import target_loss
 from benchmark.protocol import Recipe
 
 Progress = Callable[[str, int, int], None]
@@ -81,17 +82,18 @@ def fit_network(
     )
     generator = torch.Generator().manual_seed(seed)
     batches = plan_batches(data, recipe.steps, recipe.batch_size, generator)
-    labels = torch.tensor(data.labels)
+    targets = torch.tensor(data.targets)
     best = _Best(data.val, network, device)
     last_steps = checkpoints(recipe)
     network.train()
     for step, rows in enumerate(batches, start=1):
         images = jitter(to_float(data.pixels(rows.numpy()), device), data.flip, generator)
+        shown = targets[rows].to(device)
+        if data.mix is not None:
+            images, shown = data.mix(images, shown)
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             logits = network(images)
-        loss = cross_entropy(
-            logits.float(), labels[rows].to(device), label_smoothing=recipe.label_smoothing
-        )
+        loss = target_loss(logits.float(), shown, recipe.label_smoothing)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

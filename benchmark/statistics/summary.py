@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from statistics import fmean
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -83,6 +84,13 @@ class Line:
     nfe: float
     seconds: float
     images: float
+
+    @property
+    def clean(self) -> float | None:
+        """Mean over seeds of the metric on the test images that are in no flagged pair, 0..1;
+        None where a row has none."""
+        values = [record.value_clean for record in self.records if record.value_clean is not None]
+        return fmean(values) if len(values) == len(self.records) else None
 
 
 @dataclass(frozen=True)

@@ -94,17 +94,23 @@ class Upstream:
             return Generator(self.spec, self.root, self.device, lambda: self._meter)
 
     @cached_property
-    def index(self) -> Index:
-        """Features of the whole corpus, computed once per machine, ready to be searched; raises
-        ``DataError``, ``StorageError``."""
+    def features(self) -> np.ndarray:
+        """Of every image of the corpus, computed once per machine: float32 [N, D],
+        L2-normalised, memory-mapped and read-only; raises ``DataError``, ``StorageError``."""
         from benchmark.upstream.features import features
-        from benchmark.upstream.index import choose_index
 
         with self._off_the_clock():
             shipped = self.spec.corpus.features
             place = self.root / shipped if shipped else None
-            found = features(self.corpus, self.encoder, self.progress, place)
-            return choose_index(found, self.device)
+            return features(self.corpus, self.encoder, self.progress, place)
+
+    @cached_property
+    def index(self) -> Index:
+        """``features``, ready to be searched; raises as they do."""
+        from benchmark.upstream.index import choose_index
+
+        with self._off_the_clock():
+            return choose_index(self.features, self.device)
 
     @contextmanager
     def metered(self, meter: Meter) -> Iterator[None]:
@@ -116,13 +122,16 @@ class Upstream:
         finally:
             self._meter = before
 
-    def nearest(self, queries: Sequence[Tensor], k: int) -> list[Neighbours]:
+    def nearest(
+        self, queries: Sequence[Tensor], k: int, among: Sequence[np.ndarray] | None = None
+    ) -> list[Neighbours]:
         """The k images of the corpus nearest to each class. The score of an image is its
         largest cosine over the queries of the class.
 
         Args:
             queries: one per class, float32 [Q_c, D], L2-normalised, Q_c at least 1.
             k: images per class; fewer come back where the corpus has fewer.
+            among: the only rows of the corpus that each class may take, int64 [n_c], distinct.
 
         Raises:
             MethodError: a class without queries, or queries of another length than D.
@@ -136,6 +145,9 @@ class Upstream:
                     f"queries of class {label}: expected shape [1 or more, {dim}], "
                     f"got {list(query.shape)}"
                 )
+        if among is not None:
+            pairs = zip(queries, among, strict=True)
+            return [self._nearest_among(query.float(), rows, k) for query, rows in pairs]
         together = torch.cat(list(queries)).float().cpu()
         index = self.index
         if self._meter is not None:
@@ -195,6 +207,19 @@ class Upstream:
                 )
             rows = [int(neighbours[label].rows[rank]) for label, rank in chosen]
             yield Images(self.corpus.pixels(rows, size), [label for label, _ in chosen], told)
+
+    def _nearest_among(self, queries: Tensor, rows: np.ndarray, k: int) -> Neighbours:
+        from benchmark.upstream.index import ExactIndex
+
+        rows = np.sort(rows).astype(np.int64)  # equal ones are ranked by row
+        if not len(rows):
+            return Neighbours(rows, np.zeros(0, np.float32), np.zeros(0, np.int64))
+        features = self.features[rows]
+        if self._meter is not None:
+            self._meter.charge(flops=2 * len(queries) * features.size)
+        similarity, found = ExactIndex(features, self.device).search(queries, min(k, len(rows)))
+        best = _merged(similarity.numpy(), found.numpy(), k)
+        return Neighbours(rows[best.rows], best.similarity, best.query)
 
     def _off_the_clock(self) -> AbstractContextManager[None]:
         return self._meter.paused() if self._meter is not None else nullcontext()

@@ -39,6 +39,7 @@ class Corpus:
         self.hash = corpus_hash(spec, root)
         self._image = columns.image
         self._licence = columns.licence
+        self._flags = {"safety": columns.safety, "watermark": columns.watermark}
         self._rows = _open_hub(columns) if columns.hub else _open_files(spec, root)
         self.name = (
             f"{columns.hub}@{str(columns.revision)[:12]}"
@@ -54,6 +55,14 @@ class Corpus:
     def licence(self, row: int) -> str | None:
         """What the corpus says of one image; None where it says nothing."""
         return self._rows[self._licence][int(row)] if self._licence else None
+
+    def flags(self, row: int) -> dict[str, float]:
+        """The probabilities, 0..1, that one image is unsafe (``safety``) or has a watermark
+        (``watermark``), as far as the corpus states them."""
+        stated = {
+            kind: self._rows[column][int(row)] for kind, column in self._flags.items() if column
+        }
+        return {kind: float(value) for kind, value in stated.items() if value is not None}
 
     def provenance(self, row: int, **facts: Any) -> Provenance:
         """The ledger's words on one image of the corpus; ``facts`` are further fields."""
@@ -130,7 +139,8 @@ def _open_hub(columns: CorpusSpec) -> datasets.Dataset:
 
 
 def _used(columns: CorpusSpec) -> list[str]:
-    names = (columns.id, columns.image, columns.caption, columns.licence)
+    needed = (columns.id, columns.image, columns.caption)
+    names = (*needed, columns.licence, columns.safety, columns.watermark)
     return list(dict.fromkeys(name for name in names if name))
 
 

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import interpolate
 
 from benchmark.contract import Images, Provenance
 from benchmark.errors import ConfigError, MethodError
 from benchmark.fingerprint import generator_hash
 from benchmark.imaging import decode, encode_png
-from benchmark.meter import Meter, watch
+from benchmark.meter import Meter, count_flops, watch
 from benchmark.protocol import UpstreamSpec
+from benchmark.upstream.adapters import text_parts
+from benchmark.upstream.conditioning import Conditioning, added, encode
 from benchmark.upstream.loading import half_precision, loading
 
 # Stable Diffusion 1.x comes with a model that blanks out images; the ledger keeps every image.
@@ -62,7 +67,7 @@ class Generator:
         guidance_scale: float,
         steps: int,
         negative_prompt: str | None = None,
-        pipeline: Any = None,
+        conditioning: Conditioning | None = None,
     ) -> Iterator[Images]:
         """One image per prompt, in order, yielded in batches. An image depends on its own
         prompt and seed, not on its batch (up to rounding), and the initial noise is the same on
@@ -76,37 +81,136 @@ class Generator:
             guidance_scale: w of classifier-free guidance (Ho & Salimans 2022, arXiv
                 2207.12598); at 1 or below there is none and a step costs half.
             steps: of the pipeline's own sampler.
-            pipeline: a personalised copy to use in place of ``self.pipeline``.
+            conditioning: of the N images, in place of the embedded prompts, which then only
+                describe it in the ledger.
 
         Raises:
             MethodError: an image is not finite, as happens when training diverged.
         """
         for start in range(0, len(prompts), self.batch_size):
             batch = slice(start, start + self.batch_size)
-            asked = list(prompts[batch])
             pixels, nfe = self.sample(
-                pipeline or self.pipeline,
+                self.pipeline,
                 seeds[batch],
                 size,
-                prompt=asked,
-                negative_prompt=[negative_prompt] * len(asked) if negative_prompt else None,
+                **self._asked(prompts[batch], conditioning, batch, negative_prompt),
                 height=self.size,
                 width=self.size,
                 num_inference_steps=steps,
                 guidance_scale=guidance_scale,
             )
-            told = [
-                Provenance(
-                    origin="generated",
-                    source=self.name,
-                    prompt=prompt,
-                    seed=int(seed),
-                    nfe=nfe,
-                    guidance_scale=float(guidance_scale),
-                )
-                for prompt, seed in zip(asked, seeds[batch], strict=True)
-            ]
+            told = self._told(prompts[batch], seeds[batch], nfe, guidance_scale)
             yield Images(pixels, list(labels[batch]), told)
+
+    def image_to_image(
+        self,
+        images: np.ndarray,
+        prompts: Sequence[str],
+        labels: Sequence[int],
+        seeds: Sequence[int],
+        *,
+        strength: float,
+        size: int,
+        guidance_scale: float,
+        steps: int,
+        conditioning: Conditioning | None = None,
+        parents: Sequence[Sequence[str]] | None = None,
+    ) -> Iterator[Images]:
+        """Edits images: each is encoded, noised up to ``strength`` of the way, and denoised from
+        there (SDEdit: Meng et al. 2022, arXiv 2108.01073). The other arguments, and errors, are
+        those of ``text_to_image``.
+
+        Args:
+            images: uint8 [N, H, W, 3], any size.
+            strength: in 0..1; at 1 hardly anything of an image is left. ``strength * steps``
+                steps are taken, at least one.
+            parents: N ids, or several, that the images are of; noted in the ledger.
+        """
+        editing = self._editing
+        strength = _at_least_a_step(strength, steps)
+        for start in range(0, len(prompts), self.batch_size):
+            batch = slice(start, start + self.batch_size)
+            pixels, nfe = self.sample(
+                editing,
+                seeds[batch],
+                size,
+                image=self._at_own_size(images[batch]),
+                strength=strength,
+                **self._asked(prompts[batch], conditioning, batch, None),
+                num_inference_steps=steps,
+                guidance_scale=guidance_scale,
+            )
+            told = self._told(prompts[batch], seeds[batch], nfe, guidance_scale)
+            if parents is not None:
+                told = [
+                    replace(row, parents=tuple(ids))
+                    for row, ids in zip(told, parents[batch], strict=True)
+                ]
+            yield Images(pixels, list(labels[batch]), told)
+
+    def condition(self, texts: Sequence[str]) -> Conditioning:
+        """Texts as the denoiser is told them; see ``conditioning.encode``."""
+        return encode(self.pipeline, texts)
+
+    def encode(self, images: np.ndarray) -> Tensor:
+        """uint8 [N, H, W, 3] to the means of their latents, [N, c, h, w], scaled as the denoiser
+        is used to. (Their spread is left out: it is tiny beside the noise of training.)"""
+        autoencoder, found = self.pipeline.vae, []
+        for start in range(0, len(images), self.batch_size):
+            given = self._at_own_size(images[start : start + self.batch_size]) * 2 - 1
+            with torch.no_grad():
+                posterior = autoencoder.encode(given.to(autoencoder.dtype)).latent_dist
+            found.append(posterior.mean * autoencoder.config.scaling_factor)
+        return torch.cat(found)
+
+    def predict(self, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
+        """One evaluation of the denoiser, with gradients where they are on.
+
+        Args:
+            noisy: [B, c, h, w].
+            timesteps: int64 [B].
+        """
+        predicted: Tensor = denoiser(self.pipeline)(
+            noisy,
+            timesteps,
+            encoder_hidden_states=conditioning.embeds,
+            **added(self.pipeline, conditioning, self.size),
+        ).sample
+        return predicted
+
+    @cached_property
+    def noising(self) -> Any:
+        """The noise schedule that the generator was trained with (diffusers' DDPM scheduler)."""
+        from diffusers import DDPMScheduler
+
+        return DDPMScheduler.from_config(self.pipeline.scheduler.config)
+
+    def price(
+        self, images: int, steps: int, guidance_scale: float, strength: float | None = None
+    ) -> float:
+        """TFLOPs that so many images will cost: what a method leaves of its budget while it
+        trains. Where a pipeline saves an evaluation, they cost less.
+
+        Args:
+            strength: of edits; None for images made from noise alone.
+        """
+        pipeline, side = self.pipeline, self.size // int(self.pipeline.vae_scale_factor)
+        with self._unmetered(), torch.no_grad():
+            told = encode(pipeline, [""])
+            like = {"dtype": told.embeds.dtype, "device": told.embeds.device}
+            noisy = torch.zeros(1, denoiser(pipeline).config.in_channels, side, side, **like)
+            given = {"encoder_hidden_states": told.embeds, **added(pipeline, told, self.size)}
+            ids = torch.zeros(told.embeds.shape[:2], dtype=torch.long, device=noisy.device)
+            once = count_flops(denoiser(pipeline), (noisy, ids[:, 0]), given, False)
+            read = sum(count_flops(part, (ids,), {}, False) for _, part in text_parts(pipeline))
+            if strength is None:
+                parts = pipeline.vae.decoder, getattr(pipeline.vae, "post_quant_conv", None)
+                coded = sum(count_flops(part, (noisy,), {}, False) for part in parts if part)
+            else:  # called as a whole, an autoencoder encodes and decodes
+                pixels = torch.zeros(1, 3, self.size, self.size, **like)
+                coded = count_flops(pipeline.vae, (pixels,), {}, False)
+        rows = 2 if guidance_scale > 1 else 1
+        return images * (rows * (self._evaluations(steps, strength) * once + read) + coded) / 1e12
 
     def sample(
         self, pipeline: Any, seeds: Sequence[int], size: int, **arguments: Any
@@ -120,12 +224,70 @@ class Generator:
         Raises:
             MethodError: an image is not finite.
         """
-        if (meter := self._meter_of()) is not None:
+        meter = self._meter_of()
+        if meter is not None:
             meter.charge(images=len(seeds))
         noise = [torch.Generator().manual_seed(int(seed)) for seed in seeds]
         with torch.no_grad(), counting_rows(denoiser(pipeline)) as rows:
             made = pipeline(generator=noise, output_type="pt", **arguments).images
         return to_pixels(made, size), rows[0] // len(seeds)
+
+    @cached_property
+    def _editing(self) -> Any:
+        from diffusers import AutoPipelineForImage2Image
+
+        pipeline = AutoPipelineForImage2Image.from_pipe(self.pipeline)
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
+
+    def _evaluations(self, steps: int, strength: float | None) -> int:
+        """Evaluations of the denoiser for one image without guidance: some samplers take one
+        more than they are asked for, or two per step."""
+        scheduler = type(self.pipeline.scheduler).from_config(self.pipeline.scheduler.config)
+        scheduler.set_timesteps(steps)
+        taken = steps if strength is None else int(steps * _at_least_a_step(strength, steps))
+        return len(scheduler.timesteps[(steps - taken) * scheduler.order :])
+
+    @contextmanager
+    def _unmetered(self) -> Iterator[None]:
+        meter = self._meter_of()
+        with meter.paused() if meter is not None else nullcontext():
+            yield
+
+    def _asked(
+        self,
+        prompts: Sequence[str],
+        conditioning: Conditioning | None,
+        batch: slice,
+        negative_prompt: str | None,
+    ) -> dict[str, Any]:
+        """The arguments of a pipeline that say what to draw."""
+        negative = [negative_prompt] * len(prompts) if negative_prompt else None
+        if conditioning is None:
+            return {"prompt": list(prompts), "negative_prompt": negative}
+        return {**conditioning.rows(batch).arguments(), "negative_prompt": negative}
+
+    def _told(
+        self, prompts: Sequence[str], seeds: Sequence[int], nfe: int, guidance_scale: float
+    ) -> list[Provenance]:
+        return [
+            Provenance(
+                origin="generated",
+                source=self.name,
+                prompt=prompt,
+                seed=int(seed),
+                nfe=nfe,
+                guidance_scale=float(guidance_scale),
+            )
+            for prompt, seed in zip(prompts, seeds, strict=True)
+        ]
+
+    def _at_own_size(self, images: np.ndarray) -> Tensor:
+        """uint8 [N, H, W, 3] to float [N, 3, S, S] in 0..1, S = ``self.size``, on the device."""
+        given = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 255
+        if given.shape[-2:] != (self.size, self.size):
+            given = interpolate(given, (self.size, self.size), mode="bicubic", antialias=True)
+        return given.clamp(0, 1).to(self.device)
 
 
 def to_pixels(images: Tensor, size: int) -> np.ndarray:
@@ -163,6 +325,12 @@ def counting_rows(module: nn.Module) -> Iterator[list[int]]:
         yield rows
     finally:
         handle.remove()
+
+
+def _at_least_a_step(strength: float, steps: int) -> float:
+    """``strength`` for which a pipeline takes one step or more: it rounds the product with
+    ``steps`` down, and 49 * (1 / 49) lies below 1."""
+    return min(1.0, max(strength, (1 + 1e-9) / steps))
 
 
 def _load(spec: UpstreamSpec, root: Path, device: str) -> Any:

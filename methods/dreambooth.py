@@ -1,0 +1,56 @@
+"""DreamBooth: the whole denoiser fine-tuned on the shots, each class named by a rare token.
+
+    E || x_theta(z_t, c = "a [V] dog") - x ||^2 + lambda E || x_theta(z'_t, c' = "a dog") - x' ||^2
+
+The second term keeps the class prior: x' are images of the plain prompt, made beforehand by the
+frozen generator (equation 2). The paper trains a model per subject; here one model learns all
+classes of the task, each with a [V] of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import benchmark
+from benchmark import Images, Shots
+
+from ._subjects import PriorParams, generated_prior, subjects
+
+if TYPE_CHECKING:
+    import numpy as np
+
+FACTS = benchmark.Facts(
+    title="DreamBooth",
+    family="personalize",
+    adaptation="full",
+    query="class name",
+    paper="https://arxiv.org/abs/2208.12242",
+    citation="Ruiz et al. (2023), CVPR",
+    uses=("generator", "encoder"),
+)
+
+
+class Params(PriorParams):
+    """``published``: the paper's, for Stable Diffusion and one subject."""
+
+    fit_steps: int = benchmark.param(100, help="optimiser steps", published=1000, ge=1)
+    lr: float = benchmark.param(3e-4, help="learning rate", published=5e-6, gt=0)
+    batch_size: int = benchmark.param(10, help="shots in a step", published=1, ge=1)
+
+
+def augment(
+    shots: Shots, upstream, meter, rng: np.random.Generator, params: Params
+) -> Iterator[Images]:
+    """Draws the prior, trains the denoiser, generates; the weights are put back."""
+    from benchmark.upstream.adapters import rare_words, unfrozen
+    from benchmark.upstream.generator import denoiser
+
+    pipeline = upstream.generator.pipeline
+    known = [text for entry in shots.classes for text in entry.prompts]
+    identifiers = rare_words(pipeline, len(shots.classes), known)
+    prior = generated_prior(shots, upstream, meter, rng, params)
+    with unfrozen(denoiser(pipeline)) as theta:
+        yield from subjects(
+            shots, upstream, meter, rng, params, theta, identifiers=identifiers, prior=prior
+        )

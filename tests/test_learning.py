@@ -1,0 +1,40 @@
+"""Personalization learns: images that no method saw are denoised better under the condition that
+was made for their class than under another class's."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmark.data import load_split
+from benchmark.registry import load_registry
+from benchmark.root import find_root
+from benchmark.upstream import open_upstream
+from perf.adaptation import held_out
+from tests.small import budget, of_classes, small_spec
+
+ROOT = find_root()
+REGISTRY = load_registry(ROOT)
+TRAINED = sorted(
+    name for name, method in REGISTRY.methods.items() if method.facts.adaptation != "none"
+)
+STEPS = 20
+
+
+@pytest.fixture(scope="module")
+def upstream():
+    return open_upstream("small", small_spec(ROOT, generator={"batch_size": 64}), ROOT, "cpu")
+
+
+@pytest.fixture(scope="module")
+def shots():
+    """Kinds of emoji of a design that the generator never saw."""
+    shots = load_split(REGISTRY.task("openmoji-5shot"), 0, ROOT).as_shots(with_reserve=True)
+    return of_classes(shots, range(17, 20))  # flags, clocks, smiling faces
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_held_out_images_follow_their_own_condition(name, upstream, shots):
+    call = REGISTRY.call(f"{name}[fit_steps={STEPS},steps=2]")
+    got = held_out(call, shots, upstream, budget(2), per_class=4)
+    assert got.own < got.other, "the conditions of the classes are alike, or exchanged"
+    assert got.own < got.plain, "worse than the untrained generator under the class prompt"
