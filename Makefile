@@ -43,6 +43,9 @@ perf: $(READY)
 	$(BIN)/python perf/startup.py
 	$(BIN)/python perf/search.py
 	$(BIN)/python perf/generation.py
+	$(BIN)/python perf/denoising.py
+	$(BIN)/python perf/personalization.py
+	$(BIN)/python perf/memory.py
 	$(BIN)/python perf/overhead.py
 
 docs: $(READY)
