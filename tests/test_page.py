@@ -18,6 +18,7 @@ from PIL import Image
 from benchmark import gallery
 from benchmark.data import load_split
 from benchmark.errors import RecordError, StorageError
+from benchmark.flagged import flagged_pairs
 from benchmark.imaging import encode_png
 from benchmark.page import build_site, render
 from benchmark.records import check, read_record, records_frame, table_hash
@@ -193,9 +194,8 @@ def test_records_become_a_page(text):
     for number in ("74.8", "59.8", "49.8", "+25.0", "+10.0"):
         assert number in text
     page = Page(text)
-    assert (
-        len(page.all("table")) == 2 + 1 + 1
-    )  # a contest per classifier, the flagged pairs, one gallery
+    # a contest per classifier, the flagged pairs, one gallery
+    assert len(page.all("table")) == 2 + 1 + 1
     assert all("alt" in image and image["alt"] for image in page.all("img"))
     assert all(head.get("scope") for head in page.all("th"))
     assert len(page.all("caption")) == len(page.all("table"))
@@ -204,6 +204,16 @@ def test_records_become_a_page(text):
     for _, attributes in page.tags:
         if attributes.get("href", "").startswith("#"):
             assert attributes["href"][1:] in ids
+
+
+def test_flagged_pairs_are_shown_and_the_clean_value_beside_the_value(contest, text):
+    assert text.count("clean 74.7") == 2  # the mean of 299, 298 and 297 of 399; two classifiers
+    assert text.count("clean ") == 2  # equal values are not repeated
+    (pairs,) = flagged_pairs(read_results(contest[1])).values()
+    assert pairs.total == 1 and pairs.rows[0].trials == 3  # one image, on three seeds
+    assert (pairs.rows[0].image, pairs.rows[0].test_id) == ("clip-art/0", "test/0")
+    assert "1 flagged pair of an added image and a test image" in text
+    assert "<td>clip-art/0, mirrored</td>" in text
 
 
 def test_titles_prompts_and_reasons_are_escaped(text):

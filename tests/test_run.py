@@ -116,6 +116,11 @@ def test_a_run_prints_its_result_and_the_same_command_finds_it(tiny_root, bench)
         assert record.n_correct == (predictions.label == predictions.prediction).sum()
         assert record.images_accepted == len(entry.images()) == entry.ledger().accepted.sum()
         assert record.images_accepted == (6 if record.method == "repeat" else 0)
+        flagged = entry.flagged()
+        assert record.flagged_pairs == len(flagged)
+        clean = predictions[~predictions.id.isin(flagged.test_id)]
+        assert record.n_clean == len(clean)
+        assert record.value_clean == (clean.label == clean.prediction).mean()
     before = scores(bench.results / "results")
     again = bench(root, *RUN, "--json")
     assert again.returncode == 0, again.stderr
@@ -173,6 +178,7 @@ def test_faulty_methods_fail_alone_and_are_shown(tiny_root, bench, edit):
     assert stored["elsewhere"].record.status == "skipped"
     assert stored["elsewhere"].record.reason == "only for flags"
     assert (stored["too_much"].ledger().reason != "").sum() == 3 * 48
+    assert stored["too_much"].record.rejects == {"cap": 3 * 48}
     assert stored["overspends"].record.nfe == 1400
 
     # A failure is never reused: mended, it is run again, and the rest is found.
