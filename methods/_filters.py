@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 # What LAION advises for the columns `punsafe` and `pwatermark` of its corpora.
 FLAGS = {"safety": 0.5, "watermark": 0.8}
-COPY = 0.999999  # cosine of features of the same image, at the precision of the index
+COPY = 0.9999  # cosine of features of one image, whichever batches they were computed in
 
 
 def screened(
@@ -69,7 +69,7 @@ def _reasons(upstream: Any, meter: Any, rows: np.ndarray, duplicate: float) -> l
 def flagged(flags: dict[str, float]) -> str:
     """Why an image of the corpus is not used, by what the corpus says of it."""
     over = [
-        f"{kind}: {value:.2f} > {FLAGS[kind]}"
+        f"{kind}: {value:.3g} > {FLAGS[kind]}"
         for kind, value in flags.items()
         if value > FLAGS[kind]
     ]
@@ -77,6 +77,7 @@ def flagged(flags: dict[str, float]) -> str:
 
 
 def first(found: Neighbours, count: int) -> Neighbours:
+    """The ``count`` best."""
     return replace(
         found,
         rows=found.rows[:count],

@@ -27,8 +27,8 @@ def filled(entry: Class, templates: Sequence[Any]) -> list[str]:
 def ensemble(encoder: Any, classes: Sequence[Class]) -> list[Tensor]:
     """The template ensemble of Radford et al. (2021), section 3.1.4: per class float32 [M, D],
     for each of its M members the mean feature over templates, L2-normalised. The templates are
-    the seven of the authors' notebook "Prompt Engineering for ImageNet" that do as well as all
-    80 (https://github.com/openai/CLIP/tree/main/notebooks)."""
+    the seven that the authors' notebook "Prompt Engineering for ImageNet" selects of its 80
+    (https://github.com/openai/CLIP/tree/main/notebooks): all would cost eleven times as much."""
     from open_clip.zero_shot_metadata import SIMPLE_IMAGENET_TEMPLATES as TEMPLATES
     from torch.nn import functional
 
@@ -131,7 +131,7 @@ def matches(captions: Sequence[str], classes: Sequence[Class]) -> list[np.ndarra
 
 def words(text: str) -> set[str]:
     """Runs of letters and digits, in lower case; "t-shirt" is two."""
-    return set(re.findall(r"\w+", text.lower()))
+    return set(re.findall(r"[^\W_]+", text.lower()))
 
 
 def described(entry: Class) -> list[tuple[str, ...]]:
