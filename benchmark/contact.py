@@ -85,15 +85,16 @@ def write_contact(
     if not methods:
         raise RecordError("\n".join(["no images to draw", *notes]))
     ordered = dict(sorted(methods.items(), key=lambda entry: _place(entry[1][0].record)))
-    for name, made in ordered.items():
-        write_file(out / f"{name}.png", _small_png(_sheet(made)))
+    for name, entries in ordered.items():
+        write_file(out / f"{name}.png", _small_png(_sheet(entries)))
     write_file(out / "README.md", _index(ordered).encode())
     write_file(overview, _png(_overview(ordered), _COLOURS[0]))
     return notes
 
 
 def _place(record: Record) -> tuple[int, str]:
-    return (ORDER.index(record.family), record.method_name)
+    known = record.family in ORDER
+    return (ORDER.index(record.family) if known else len(ORDER), record.method_name)
 
 
 def _read(
