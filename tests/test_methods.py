@@ -114,7 +114,7 @@ def test_every_file_loads():
 
 def test_the_budget_of_images_is_used_and_balanced(made, split):
     method, ledger, _ = made
-    labels = ledger.accepted()[1]
+    frame, labels = ledger.frame(), ledger.accepted()[1]
     expected = PER_CLASS if method.facts.adds_images else 0
     assert np.bincount(labels, minlength=len(split.task.classes)).tolist() == [expected] * 10
     first = labels[: len(split.task.classes)].tolist()
