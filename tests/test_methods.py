@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import json
 import random
 from collections.abc import Iterator
+from contextlib import nullcontext, suppress
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -13,6 +16,7 @@ import torch
 
 from benchmark.contract import Shots
 from benchmark.data import load_split
+from benchmark.errors import BudgetStop
 from benchmark.ledger import Ledger
 from benchmark.meter import Meter
 from benchmark.mixing import Mixer
@@ -49,19 +53,23 @@ def split():
 
 
 def quick(method: Method) -> object:
-    """Parameters with every number of steps at 2."""
-    steps = [name for name in method.params.model_fields if name.split("_")[-1] == "steps"]
+    """Parameters with every number of steps, and of neighbours to learn from, at 2."""
+    ends = ("steps", "neighbours")
+    steps = [name for name in method.params.model_fields if name.split("_")[-1] in ends]
     return method.params(**dict.fromkeys(steps, 2))
 
 
-def run(method: Method, upstream: Upstream, split, seed: int, **caps: float):
-    """What a trial does with a method: ledger and meter afterwards."""
+def run(
+    method: Method, upstream: Upstream, split, seed: int, shots: Shots | None = None, **caps: float
+):
+    """What a trial does with a method: ledger and meter afterwards. A method may be stopped where
+    ``caps`` are given, and nowhere else."""
     seed_everything(seed)
     meter = Meter(budget(PER_CLASS, **caps), len(split.task.classes))
     ledger = Ledger(method.name, split, meter.budget, method.facts.filters)
-    shots = split.as_shots(with_reserve=method.facts.family == "oracle")
+    shots = shots or split.as_shots(with_reserve=method.facts.family == "oracle")
     given = fingerprint(shots)
-    with upstream.metered(meter):
+    with upstream.metered(meter), suppress(BudgetStop) if caps else nullcontext():
         made = method.augment(shots, upstream, meter, np.random.default_rng(seed), quick(method))
         for images in made:
             ledger.add(images)
@@ -73,7 +81,11 @@ def run(method: Method, upstream: Upstream, split, seed: int, **caps: float):
 
 
 def fingerprint(shots: Shots) -> str:
-    arrays = [shots.images, shots.labels, *([shots.reserve.images] if shots.reserve else [])]
+    arrays = [
+        vars(shots)["images"],
+        shots.labels,
+        *([shots.reserve.images] if shots.reserve else []),
+    ]
     return hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()
 
 
@@ -169,6 +181,63 @@ def test_the_upstream_is_left_as_it_was(made, upstream, before):
     assert weights(upstream) == before
     denoiser = upstream.generator.pipeline.unet
     assert not getattr(denoiser, "peft_config", None), "an adapter was left in the denoiser"
+
+
+class Watched(Shots):
+    """Shots that note whether anyone looked at their images."""
+
+    looked = False
+
+    def __getattribute__(self, name: str):
+        if name in ("images", "of"):
+            object.__setattr__(self, "looked", True)
+        return super().__getattribute__(name)
+
+
+def test_what_looks_at_the_shots_follows_their_labels(made, upstream, split):
+    """Two classes change their images, and nothing else changes."""
+    method, ledger, _ = made
+    shots = split.as_shots(with_reserve=method.facts.family == "oracle")
+    turned, swapped = np.arange(len(shots.labels)), (1, 8)
+    turned[list(swapped)] = turned[list(reversed(swapped))]
+    assert shots.labels.tolist() == list(range(len(shots.classes)))  # one shot each
+    shots = replace(shots, images=shots.images[turned], ids=[shots.ids[row] for row in turned])
+    watched = Watched(**{entry.name: getattr(shots, entry.name) for entry in fields(shots)})
+    again, _ = run(method, upstream, split, seed=0, shots=watched)
+    before, after = ledger.frame(), again.frame()
+    if not watched.looked:
+        assert table_hash(after) == table_hash(before)
+        assert method.facts.query != "image"
+        assert method.facts.adaptation == "none" or method.facts.family == "hybrid"
+        return
+    for label in swapped:
+        old, new = before[before["label"] == label], after[after["label"] == label]
+        facts = ["sha256", "similarity", "accepted"]  # a small corpus has few others to find
+        assert not old[facts].equals(new[facts]), label
+    assert parents(before, split.shots.ids) == parents(after, shots.ids)
+
+
+def parents(frame, ids) -> set[tuple[int, int]]:
+    """Every label that comes with a shot, and the label of the shot."""
+    of = {id_: label for label, id_ in enumerate(ids)}
+    return {
+        (label, of[parent])
+        for label, told in zip(frame["label"], frame["parents"], strict=True)
+        for parent in json.loads(told)
+        if parent in of
+    }
+
+
+def test_half_the_compute_is_not_overspent(made, upstream, split):
+    method, ledger, meter = made
+    if not (cap := meter.total().tflops / 2):
+        return
+    part, spent = run(method, upstream, split, seed=0, tflops=cap)
+    assert spent.total().tflops <= cap
+    assert part.count <= ledger.count
+    if method.facts.adaptation == "none":
+        rows = part.frame()
+        assert rows.equals(ledger.frame().head(len(rows))), "other images than without the cap"
 
 
 def test_heavy_packages_wait_until_a_method_runs(made):
