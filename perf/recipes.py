@@ -79,11 +79,12 @@ class Judge:
         """The task's metric on the reserve, and seconds of the training."""
         declared = self.protocol.pick("classifier", self.classifier)
         recipe = type(declared).model_validate(declared.model_dump() | dict(candidate))
-        added, device = (made.pixels, made.labels), self.upstream.device
+        added = made.pixels, made.targets(len(trial.task.classes))
         split = trial.split.fresh()
-        judged = train(recipe, split, added, self.upstream, trial.seed, device)
-        table = {"label": split.test.labels, "prediction": judged.predictions}
-        return score(pd.DataFrame(table), trial)["value"], judged.seconds
+        judged = train(recipe, split, added, self.upstream, trial.seed, self.upstream.device)
+        test, predicted = split.test, judged.predictions
+        table = pd.DataFrame({"id": test.ids, "label": test.labels, "prediction": predicted})
+        return score(table, trial, made.flagged["test_id"])["value"], judged.seconds
 
     def choose(self) -> Candidate:
         """By the rule above."""
