@@ -216,8 +216,9 @@ class _Comparison:
 
 def _squares(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Squared Euclidean distances of all pairs of [N, D] and [M, D]: [N, M]."""
-    lengths: np.ndarray = (first**2).sum(1)[:, None] + (second**2).sum(1)
-    return lengths - 2 * first @ second.T
+    lengths = (first**2).sum(1)[:, None] + (second**2).sum(1)
+    found: np.ndarray = lengths - 2 * first @ second.T
+    return found
 
 
 def _rms(
