@@ -7,10 +7,11 @@ READY := $(VENV)/.ready
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help demo test lint perf browser clean
+.PHONY: help demo test docs lint perf browser clean
 help:
 	@echo "make demo   set up, run the contest on the pocket upstream, build the page"
 	@echo "make test   set up, lint, type-check, run all tests"
+	@echo "make docs   write docs/methods.md anew from the methods' declarations"
 	@echo "make perf   print the speed and memory ratios"
 
 $(READY): pyproject.toml
@@ -42,7 +43,13 @@ perf: $(READY)
 	$(BIN)/python perf/startup.py
 	$(BIN)/python perf/search.py
 	$(BIN)/python perf/generation.py
+	$(BIN)/python perf/denoising.py
+	$(BIN)/python perf/personalization.py
+	$(BIN)/python perf/memory.py
 	$(BIN)/python perf/overhead.py
+
+docs: $(READY)
+	@$(BIN)/bench catalogue
 
 lint: $(READY)
 	$(BIN)/ruff check --fix . && $(BIN)/ruff format . && $(BIN)/mypy

@@ -1,4 +1,4 @@
-"""The command line: ``bench list | show | run | sweep | site | doctor``.
+"""The command line: ``bench list | show | run | sweep | doctor``, and those of ``publish``.
 
 Results go to stdout, progress to stderr. Exit codes: 0 done, 1 a trial failed, 2 wrong usage or
 declaration, 130 interrupted. Heavy packages are imported inside the commands that need them.
@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
-from benchmark import __version__
+from benchmark import __version__, publish
 from benchmark.cards import Task
 from benchmark.errors import BenchError, ConfigError, UnknownNameError
 from benchmark.protocol import Protocol, load_protocol
@@ -164,21 +164,6 @@ def sweep(
 
 
 @app.command()
-def site(
-    results: Results = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder [default: site/ beside results].")
-    ] = None,
-) -> None:
-    """Build the leaderboard page from validated records; print its path."""
-    from benchmark.page import build_site
-
-    root = find_root()
-    folder = results or results_folder(root)
-    typer.echo(build_site(folder, root, out or folder.parent / "site"))
-
-
-@app.command()
 def doctor(as_json: Json = False) -> None:
     """Check packages, devices, faiss, entries, disk; exit code 1 if trials cannot run."""
     from benchmark.doctor import examine, report
@@ -189,6 +174,10 @@ def doctor(as_json: Json = False) -> None:
     )
     if any(check.status == "wrong" for check in checks):
         raise typer.Exit(1)
+
+
+for command in publish.COMMANDS:
+    app.command()(command)
 
 
 @dataclass(frozen=True)

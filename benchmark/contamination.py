@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -69,12 +69,13 @@ def examine(
     ledger, flagged = ledger.copy(), pd.DataFrame(columns=columns)
     accepted = ledger["accepted"].to_numpy(bool)
     if len(pixels):
-        shown = test.pixels()
-        known, features = remembered(shown, encoder), encoder.encode_images(pixels).numpy()
-        rows, similarity = _nearest(features, known)
+        shown, features = test.pixels(), encoder.encode_images(pixels).numpy()
+        known = _Images(shown, _hashes_of(test), remembered(shown, encoder))
+        kept = np.array([int(text, 16) for text in ledger.loc[accepted, "phash"]], np.uint64)
+        rows, similarity = _nearest(features, known.features)
         ledger.loc[accepted, "nearest_test_id"] = [test.ids[row] for row in rows]
         ledger.loc[accepted, "nearest_test_similarity"] = similarity
-        pairs = _Comparison(pixels, features, shown, known, encoder, spec).pairs()
+        pairs = _Comparison(_Images(pixels, kept, features), known, encoder, spec).pairs()
         flagged = pd.DataFrame(
             {
                 **pairs,
@@ -95,6 +96,12 @@ def hashes(pixels: np.ndarray) -> np.ndarray:
     return np.array([int(perceptual_hash(image), 16) for image in pixels], np.uint64)
 
 
+@lru_cache(maxsize=8)
+def _hashes_of(test: ImageSet) -> np.ndarray:
+    """Of test images, which every trial of a task and seed is compared with."""
+    return hashes(test.pixels())
+
+
 def hamming(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Differing bits of every pair of uint64 [N] and [M]: uint8 [N, M], 0..64."""
     found: np.ndarray = np.bitwise_count(first[:, None] ^ second)
@@ -110,7 +117,8 @@ def sketches(pixels: np.ndarray) -> np.ndarray:
     sums = np.add.reduceat(pixels / np.float32(255), starts, 1, dtype=np.float32)
     sums = np.add.reduceat(sums, starts, 2)
     scale = np.sqrt(np.outer(length, length) * (3.0 * side**2)).astype(np.float32)
-    return (sums / scale[:, :, None]).reshape(len(pixels), -1)
+    found: np.ndarray = (sums / scale[:, :, None]).reshape(len(pixels), 3 * _GRID**2)
+    return found
 
 
 def _nearest(features: np.ndarray, known: np.ndarray) -> tuple[list[int], np.ndarray]:
@@ -125,28 +133,31 @@ def _nearest(features: np.ndarray, known: np.ndarray) -> tuple[list[int], np.nda
 
 
 @dataclass(frozen=True)
-class _Comparison:
-    """M augmented images against T test images. A pair is named by its two positions."""
+class _Images:
+    """uint8 [N, S, S, 3], uint64 [N], float32 [N, D] of unit length."""
 
     pixels: np.ndarray
+    hashes: np.ndarray
     features: np.ndarray
-    test: np.ndarray
-    test_features: np.ndarray
+
+
+@dataclass(frozen=True)
+class _Comparison:
+    """Augmented images against test images. A pair is named by its two positions."""
+
+    added: _Images
+    test: _Images
     encoder: Encoder
     spec: ContaminationSpec
-
-    @cached_property
-    def test_sketches(self) -> np.ndarray:
-        return sketches(self.test)
-
-    @cached_property
-    def test_hashes(self) -> np.ndarray:
-        return hashes(self.test)
 
     def pairs(self) -> Pairs:
         """The columns of the table, each pair once: seen the way in which its pixels differ
         less, where it is flagged both ways."""
-        found = [*self._view(flip=False), *self._view(flip=True)]
+        turned = mirrored(self.added.pixels)
+        found = [
+            *self._view(self.added.pixels, self.added.hashes, flip=False),
+            *self._view(turned, hashes(turned), flip=True),
+        ]
         together = {name: np.concatenate([part[name] for part in found]) for name in found[0]}
         by = ("mirrored", "rms", "test_id", "index")  # np.lexsort: the last key counts first
         order = np.lexsort([together[name] for name in by])
@@ -154,17 +165,16 @@ class _Comparison:
         first = order[np.unique(keys, axis=0, return_index=True)[1]]
         return {name: values[first] for name, values in together.items()}
 
-    def _view(self, flip: bool) -> Iterator[Pairs]:
+    def _view(self, pixels: np.ndarray, prints: np.ndarray, flip: bool) -> Iterator[Pairs]:
         """Flagged pairs with the augmented images as they are, or mirrored."""
-        pixels = mirrored(self.pixels) if flip else self.pixels
-        prints, drawn = hashes(pixels), sketches(pixels)
+        drawn, known = sketches(pixels), sketches(self.test.pixels)
         for start in range(0, len(pixels), _BLOCK):
             part = slice(start, start + _BLOCK)
-            distance = hamming(prints[part], self.test_hashes)
+            distance = hamming(prints[part], self.test.hashes)
             maybe = distance <= self.spec.phash
-            maybe |= _squares(drawn[part], self.test_sketches) <= self.spec.pixels**2 + _SLACK
+            maybe |= _squares(drawn[part], known) <= self.spec.pixels**2 + _SLACK
             if self.spec.cosine_alone is not None and not flip:
-                scores = self.features[part] @ self.test_features.T
+                scores = self.added.features[part] @ self.test.features.T
                 maybe |= scores >= self.spec.cosine_alone - 10**-_DECIMALS
             rows, columns = np.nonzero(maybe)
             yield self._judged(pixels, rows + start, columns, distance[rows, columns], flip)
@@ -180,11 +190,11 @@ class _Comparison:
         """What of the given pairs is flagged, and why. Only the mirrored images that occur in
         a pair are encoded: encoding is most of the cost."""
         wanted, place = np.unique(rows, return_inverse=True)
-        features = self.features[wanted]
+        features = self.added.features[wanted]
         if flip:
             features = self.encoder.encode_images(pixels[wanted]).numpy()
-        cosine = np.einsum("nd,nd->n", features[place], self.test_features[columns], dtype=float)
-        cosine, rms = cosine.round(_DECIMALS), _rms(pixels, rows, self.test, columns)
+        cosine = np.einsum("nd,nd->n", features[place], self.test.features[columns], dtype=float)
+        cosine, rms = cosine.round(_DECIMALS), _rms(pixels, rows, self.test.pixels, columns)
         alone = np.inf if self.spec.cosine_alone is None else self.spec.cosine_alone
         reasons = {
             "pixels": rms <= self.spec.pixels,
@@ -206,8 +216,8 @@ class _Comparison:
 
 def _squares(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Squared Euclidean distances of all pairs of [N, D] and [M, D]: [N, M]."""
-    products: np.ndarray = first @ second.T
-    return (first**2).sum(1)[:, None] + (second**2).sum(1) - 2 * products
+    lengths: np.ndarray = (first**2).sum(1)[:, None] + (second**2).sum(1)
+    return lengths - 2 * first @ second.T
 
 
 def _rms(

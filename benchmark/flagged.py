@@ -67,7 +67,8 @@ def _pairs(item: StoredRecord) -> Iterable[tuple[tuple[str, ...], FlaggedPair]]:
     if flagged is None:
         return
     method, ledger = item.record.method, item.ledger().set_index("index")
-    for row in flagged.to_dict("records"):
+    for values in flagged.to_dict("records"):
+        row = {str(name): value for name, value in values.items()}
         index = row.pop("index")
         image = ledger.loc[index]
         known = image["corpus_id"]

@@ -34,7 +34,7 @@ PER_TABLE = 5  # classes side by side
 MAX_SHEETS = 400
 _MAX_SIDE = 64  # pixels of a thumbnail in its sheet
 _COLOURS = 128  # of a sheet: a third of the bytes of all colours
-_ORDER = ("retrieve", "prompt", "edit", "personalize", "hybrid", "classical", "oracle", "control")
+ORDER = ("retrieve", "prompt", "edit", "personalize", "hybrid", "classical", "oracle", "control")
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class Gallery:
 
 
 @dataclass(frozen=True)
-class _Shown:
+class Shown:
     """One image with its class and its words, before it is laid out."""
 
     label: int
@@ -118,7 +118,7 @@ def build_galleries(
     one, the budget named ``budget``; each method once, with its default parameters if run."""
     chosen = {}
     for name, task in registry.tasks.items():
-        trials = _choose([item for item in stored if item.record.task == name], budget)
+        trials = choose([item for item in stored if item.record.task == name], budget)
         if trials:
             chosen[name] = (task, trials)
     rows = sum(len(trials) + 1 for _, trials in chosen.values())
@@ -126,7 +126,7 @@ def build_galleries(
     return tuple(_gallery(task, trials, registry, root, most) for task, trials in chosen.values())
 
 
-def _choose(stored: Sequence[StoredRecord], budget: str) -> list[StoredRecord]:
+def choose(stored: Sequence[StoredRecord], budget: str) -> list[StoredRecord]:
     """One trial per method: the same seed and budget for all, if they have it."""
     made = [item for item in stored if item.record.images_accepted]
     if not made:
@@ -142,7 +142,7 @@ def _choose(stored: Sequence[StoredRecord], budget: str) -> list[StoredRecord]:
 
 def _place(item: StoredRecord) -> tuple[int, str]:
     family = item.record.family
-    return (_ORDER.index(family) if family in _ORDER else len(_ORDER), item.record.method)
+    return (ORDER.index(family) if family in ORDER else len(ORDER), item.record.method)
 
 
 def _gallery(
@@ -153,7 +153,7 @@ def _gallery(
     count = min(len(names), most)
     notes: list[str] = []
     strips, shown = [], []
-    for method, title, family, read in _readers(task, trials, registry, root):
+    for method, title, family, read in readers(task, trials, registry, root):
         try:
             images = [image for image in read() if image.label < count]
         except (BenchError, OSError) as error:
@@ -179,24 +179,30 @@ def _gallery(
     )
 
 
-_Reader = tuple[str, str, str, Callable[[], list[_Shown]]]
+# Label, title, family, and what reads the images.
+Reader = tuple[str, str, str, Callable[[], list[Shown]]]
 
 
-def _readers(
-    task: Task, trials: Sequence[StoredRecord], registry: Registry, root: Path
-) -> Iterable[_Reader]:
-    """The real shots first, then every trial: label, title, family, and how to read it."""
+def readers(
+    task: Task,
+    trials: Sequence[StoredRecord],
+    registry: Registry,
+    root: Path,
+    count: int = COLUMNS * LINES,
+) -> Iterable[Reader]:
+    """The real shots first, then every trial; of each class up to ``count`` images are read."""
     record = trials[0].record
-    yield "shots", "Real shots", "real", partial(_shots, task, record.seed, record.split_hash, root)
+    shots = partial(_shots, task, record.seed, record.split_hash, root, count)
+    yield "shots", "Real shots", "real", shots
     for item in trials:
         entry = registry.methods.get(item.record.method_name)
         title = entry.facts.title if entry else item.record.method
         if item.record.seed != record.seed:
             title += f" (seed {item.record.seed})"
-        yield item.record.method, title, item.record.family, partial(_added, item)
+        yield item.record.method, title, item.record.family, partial(_added, item, count)
 
 
-def _shots(task: Task, seed: int, expected: str, root: Path) -> list[_Shown]:
+def _shots(task: Task, seed: int, expected: str, root: Path, count: int) -> list[Shown]:
     """The first shots of every class.
 
     Raises:
@@ -206,19 +212,19 @@ def _shots(task: Task, seed: int, expected: str, root: Path) -> list[_Shown]:
     if split.hash != expected:
         raise DataError(f"task {task.name}: the data here draw another split than the record's")
     labels = split.shots.labels
-    rows = [row for label in range(len(task.card.classes)) for row in _first(labels, label)]
+    rows = [row for label in range(len(task.card.classes)) for row in _first(labels, label, count)]
     pixels = split.shots.pixels(rows)
     return [
-        _Shown(int(labels[row]), image, Thumb(f"real shot {split.shots.ids[row]}"))
+        Shown(int(labels[row]), image, Thumb(f"real shot {split.shots.ids[row]}"))
         for row, image in zip(rows, pixels, strict=True)
     ]
 
 
-def _first(labels: np.ndarray, label: int) -> list[int]:
-    return [int(row) for row in np.flatnonzero(labels == label)[: COLUMNS * LINES]]
+def _first(labels: np.ndarray, label: int, count: int) -> list[int]:
+    return [int(row) for row in np.flatnonzero(labels == label)[:count]]
 
 
-def _added(item: StoredRecord) -> list[_Shown]:
+def _added(item: StoredRecord, count: int) -> list[Shown]:
     """The first accepted images of every class.
 
     Raises:
@@ -231,11 +237,10 @@ def _added(item: StoredRecord) -> list[_Shown]:
     for values in known[ledger["accepted"]].to_dict("records"):
         row = {str(key): value for key, value in values.items() if value is not None}
         label, index = int(row["label"]), int(row["index"])
-        if counts[label] < COLUMNS * LINES and index in images:
+        if counts[label] < count and index in images:
             counts[label] += 1
-            shown.append(
-                _Shown(label, images[index], _thumb(row, flagged.get(index, "")), _credit(row))
-            )
+            told = _thumb(row, flagged.get(index, ""))
+            shown.append(Shown(label, images[index], told, _credit(row)))
     return shown
 
 
@@ -283,7 +288,7 @@ def _credit(row: dict[str, Any]) -> tuple[str, str] | None:
 
 
 def _sheets(
-    images: Sequence[_Shown], names: Sequence[str], title: str, side: int
+    images: Sequence[Shown], names: Sequence[str], title: str, side: int
 ) -> tuple[Sheet | None, ...]:
     return tuple(
         _sheet([image for image in images if image.label == label], f"{title}: {name}", side)
@@ -291,7 +296,7 @@ def _sheets(
     )
 
 
-def _sheet(images: Sequence[_Shown], words: str, side: int) -> Sheet | None:
+def _sheet(images: Sequence[Shown], words: str, side: int) -> Sheet | None:
     """The sprite sheet: a PNG of few colours, enough for a handful of thumbnails."""
     if not images:
         return None

@@ -54,12 +54,14 @@ class Figure:
     axis: tuple[float, float]
 
 
-def build_site(results: Path, root: Path, out: Path, date: str | None = None) -> Path:
+def build_site(
+    results: Path | Sequence[Path], root: Path, out: Path, date: str | None = None
+) -> Path:
     """Writes the page, and returns its path.
 
     Args:
-        results: the results folder; one that is missing or empty gives a page that says how to
-            make results.
+        results: a results folder or submission, or several, as ``read_results`` takes them;
+            where all are missing or empty, the page says how to make results.
         root: holds ``bench.toml``, tasks and methods, for titles and real shots.
         out: folder of ``index.html``, ``records.csv`` and ``records.json``; made if missing.
         date: ISO 8601, shown on the page; default: of the newest record.
@@ -71,7 +73,8 @@ def build_site(results: Path, root: Path, out: Path, date: str | None = None) ->
     """
     protocol = load_protocol(root)
     registry = load_registry(root, protocol)
-    stored = read_results(results) if results.is_dir() else []
+    folders = [results] if isinstance(results, Path) else results
+    stored = read_results(*(folder for folder in folders if folder.is_dir()))
     scored = [item for item in stored if item.record.value is not None]
     cells = [Cell.of(item.record, item.predictions()) for item in scored]
     records = [item.record for item in stored]

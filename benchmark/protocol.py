@@ -65,11 +65,14 @@ class GeneratorSpec(Declared):
 
 
 class ContaminationSpec(Declared):
-    """When an added image counts as a copy of a test image; see ``benchmark.contamination``."""
+    """When an added image is flagged as a copy of a test image: its pixels differ by at most
+    ``pixels`` (root mean square, 0..1; 0 is equality); or its perceptual hash by at most
+    ``phash`` bits of 64, and the cosine of the features is at least ``cosine``; or the cosine is
+    at least ``cosine_alone``, where that is given."""
 
-    pixels: float = Field(default=0.05, ge=0, le=1, description="root mean square difference")
-    phash: int = Field(default=4, ge=0, le=64, description="differing bits")
-    cosine: float = Field(default=0.9, ge=-1, le=1, description="that a near hash needs as well")
+    pixels: float = Field(default=0.06, ge=0, le=1)
+    phash: int = Field(default=4, ge=0, le=64)
+    cosine: float = Field(default=0.98, ge=-1, le=1)
     cosine_alone: float | None = Field(default=None, ge=-1, le=1)
 
 

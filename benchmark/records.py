@@ -154,20 +154,23 @@ class Record(Declared):
     @model_validator(mode="after")
     def _clean(self) -> Self:
         """The clean part of the test images follows from the flagged pairs."""
-        told = (self.n_clean, self.flagged_pairs, self.contamination_hash)
-        if self.n_clean is None or self.flagged_pairs is None:
-            if any(value is not None for value in (*told, self.value_clean)):
+        count, pairs, value = self.n_clean, self.flagged_pairs, self.value_clean
+        if count is None or pairs is None or self.contamination_hash is None:
+            if (count, pairs, value, self.contamination_hash) != (None,) * 4:
                 raise ValueError("n_clean, flagged_pairs and contamination_hash come together")
             return self
-        if not self.n_test - self.flagged_pairs <= self.n_clean <= self.n_test:
+        if not self.n_test - pairs <= count <= self.n_test - bool(pairs):
             raise ValueError(
-                f"n_clean {self.n_clean} does not follow from {self.flagged_pairs} flagged pairs "
-                f"and {self.n_test} test images"
+                f"n_clean {count} does not follow from {pairs} flagged pairs and "
+                f"{self.n_test} test images"
             )
-        if (self.value_clean is None) != (self.n_clean == 0):
+        if (value is None) != (count == 0):
             raise ValueError("value_clean is given where n_clean is more than 0, and only there")
-        if self.flagged_pairs == 0 and self.value_clean != self.value:
+        if not pairs and value != self.value:
             raise ValueError(f"nothing is flagged, so value_clean must be the value {self.value}")
+        if value is not None and self.metric == "top1":
+            if abs(value * count - round(value * count)) > 1e-6:
+                raise ValueError(f"value_clean {value} is no share of {count} test images")
         return self
 
 
@@ -226,11 +229,8 @@ def records_frame(records: Iterable[Record]) -> pd.DataFrame:
     return checked
 
 
-Table = Literal["records", "predictions", "ledger", "contamination"]
-
-
-def check(name: Table, frame: Any, source: object) -> Any:
-    """``frame`` validated and coerced by the table ``name``.
+def check(name: str, frame: Any, source: object) -> Any:
+    """``frame`` validated and coerced by the table ``name`` of ``tables``.
 
     Raises:
         RecordError: naming every column, check, and offending value.

@@ -7,32 +7,40 @@
 
 Every inner folder is filled under a temporary name and renamed, so it exists whole or not at
 all; a lock per trial keeps two runs apart. Failures are kept to be shown, and never reused.
+A submission holds the same packed (``benchmark.packed``); ``read_results`` reads both.
 """
 
 from __future__ import annotations
 
-import errno
-import io
 import json
-import os
 import re
 import shutil
-import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmark.errors import RecordError, StorageError
+from benchmark.errors import RecordError
+from benchmark.files import (
+    TEMPORARY,
+    read_table,
+    storage_errors,
+    to_json,
+    write_bytes,
+    write_file,
+    write_folder,
+    write_images,
+    write_table,
+)
+from benchmark.packed import KEYS, RECORDS, Packed
 from benchmark.records import Record, check, read_record, table_hash
 from benchmark.targets import decode
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
-
-_TEMPORARY = ".tmp-"
 
 
 @dataclass(frozen=True)
@@ -66,10 +74,11 @@ class Augmented:
 
 @dataclass(frozen=True)
 class StoredRecord:
-    """A validated record and the folder it lies in."""
+    """A validated record and the folder it lies in: its own, or the submission it is packed in."""
 
     record: Record
     folder: Path
+    packed: Packed | None = None
 
     def predictions(self) -> pd.DataFrame:
         """Columns ``id``, ``label``, ``prediction``; one row per test image.
@@ -77,18 +86,24 @@ class StoredRecord:
         Raises:
             RecordError: missing, damaged, or not what the record's hash says.
         """
-        path = self.folder / "predictions.parquet"
-        frame: pd.DataFrame = check("predictions", _read_table(path), path)
-        if table_hash(frame) != self.record.predictions_hash:
-            raise RecordError(f"{path}: differs from the predictions_hash of its record")
-        return frame
+        return self.table("predictions")
 
     def ledger(self) -> pd.DataFrame:
         """One row per augmented image, accepted or not; errors as ``predictions``."""
-        path = self.folder.parent / "augment" / "ledger.parquet"
-        frame: pd.DataFrame = check("ledger", _read_table(path), path)
-        if table_hash(frame) != self.record.ledger_hash:
-            raise RecordError(f"{path}: differs from the ledger_hash of its record")
+        return self.table("ledger")
+
+    def table(self, name: str) -> pd.DataFrame:
+        """One of the tables that ``benchmark.packed.KEYS`` names; errors as ``predictions``."""
+        if self.packed:
+            where = self.packed.where(name, self.record)
+            found = self.packed.table(name, self.record)
+        else:
+            own = KEYS[name] == "record_id"
+            path = (self.folder if own else self.folder.parent / "augment") / f"{name}.parquet"
+            where, found = str(path), read_table(path)
+        frame: pd.DataFrame = check(name, found, where)
+        if table_hash(frame) != getattr(self.record, f"{name}_hash"):
+            raise RecordError(f"{where}: differs from the {name}_hash of its record")
         return frame
 
     def flagged(self) -> pd.DataFrame | None:
@@ -96,15 +111,14 @@ class StoredRecord:
         is of a version that did not look for them. Errors as ``predictions``."""
         if self.record.contamination_hash is None:
             return None
-        path = self.folder.parent / "augment" / "contamination.parquet"
-        frame: pd.DataFrame = check("contamination", _read_table(path), path)
-        if table_hash(frame) != self.record.contamination_hash:
-            raise RecordError(f"{path}: differs from the contamination_hash of its record")
-        return frame
+        return self.table("contamination")
 
     def images(self) -> dict[int, bytes]:
-        """PNG files of the accepted images by their ledger index."""
-        frame = _read_table(self.folder.parent / "augment" / "images.parquet")
+        """Image files of the accepted images by their ledger index; of a submission only those
+        that were packed."""
+        if self.packed:
+            return self.packed.images(self.record.trial_id)
+        frame = read_table(self.folder.parent / "augment" / "images.parquet")
         return {
             int(index): image["bytes"]
             for index, image in zip(frame["index"], frame["image"], strict=True)
@@ -132,42 +146,29 @@ class Store:
         """
         from filelock import FileLock
 
-        with _storage_errors(self.folder):
+        with storage_errors(self.folder):
             (self.folder / ".locks").mkdir(parents=True, exist_ok=True)
         with FileLock(self.folder / ".locks" / f"{name[:40]}.lock", timeout=0):
             yield
 
     def write(self, final: Path, fill: Callable[[Path], None]) -> None:
-        """``final`` filled by ``fill`` under a temporary name, then renamed into place.
-        Call it under the trial's lock: what a killed run left half-written is removed.
-
-        Raises:
-            StorageError: the disk is full or the folder cannot be written; nothing is left.
-        """
-        temporary = final.parent / f"{_TEMPORARY}{final.name}-{uuid.uuid4().hex[:8]}"
-        with _storage_errors(final):
-            final.parent.mkdir(parents=True, exist_ok=True)
-            for stale in final.parent.glob(f"{_TEMPORARY}{final.name}-*"):
-                shutil.rmtree(stale, ignore_errors=True)
-            try:
-                temporary.mkdir()
-                fill(temporary)
-                if final.exists():
-                    shutil.rmtree(final)
-                os.replace(temporary, final)
-            finally:
-                shutil.rmtree(temporary, ignore_errors=True)
+        """``write_folder``. Call it under the trial's lock: what a killed run left half-written
+        is removed."""
+        write_folder(final, fill)
 
     def write_augmented(self, folder: Path, made: Augmented, encode: Callable[..., bytes]) -> None:
         """The first half of a trial; ``encode`` turns uint8 [S, S, 3] into a PNG file."""
         accepted = made.ledger.loc[made.ledger["accepted"], "index"].tolist()
 
         def fill(temporary: Path) -> None:
-            _write_table(temporary / "ledger.parquet", check("ledger", made.ledger, "ledger"))
+            write_table(temporary / "ledger.parquet", check("ledger", made.ledger, "ledger"))
             flagged = check("contamination", made.flagged, "contamination")
-            _write_table(temporary / "contamination.parquet", flagged)
-            _write_images(temporary / "images.parquet", accepted, made, encode)
-            _write_json(temporary / "augment.json", made.facts)
+            write_table(temporary / "contamination.parquet", flagged)
+            columns = {"index": accepted, "label": made.labels.tolist()}
+            columns |= {"target": made.target_texts()}
+            files = [encode(image) for image in made.pixels]
+            write_images(temporary / "images.parquet", columns, files)
+            write_bytes(temporary / "augment.json", to_json(made.facts))
 
         self.write(folder / "augment", fill)
 
@@ -181,13 +182,13 @@ class Store:
             return None
         try:
             facts = json.loads((place / "augment.json").read_text())
-            ledger = check("ledger", _read_table(place / "ledger.parquet"), place)
+            ledger = check("ledger", read_table(place / "ledger.parquet"), place)
             if table_hash(ledger) != facts["ledger_hash"]:
                 raise RecordError(f"{place}: the ledger differs from its hash")
-            flagged = check("contamination", _read_table(place / "contamination.parquet"), place)
+            flagged = check("contamination", read_table(place / "contamination.parquet"), place)
             if table_hash(flagged) != facts["contamination_hash"]:
                 raise RecordError(f"{place}: the flagged pairs differ from their hash")
-            images = _read_table(place / "images.parquet")
+            images = read_table(place / "images.parquet")
             pixels = [decode(image["bytes"], None, str(place)) for image in images["image"]]
             labels = images["label"].to_numpy(dtype="int64", copy=True)
             shown = np.stack(pixels) if pixels else _none()
@@ -201,8 +202,8 @@ class Store:
 
         def fill(temporary: Path) -> None:
             frame = check("predictions", predictions, "predictions")
-            _write_table(temporary / "predictions.parquet", frame)
-            _write_json(temporary / "record.json", record.model_dump(mode="json"))
+            write_table(temporary / "predictions.parquet", frame)
+            write_bytes(temporary / "record.json", to_json(record.model_dump(mode="json")))
 
         self.write(folder / record.classifier, fill)
         self.forget_failure(record.record_id)
@@ -220,11 +221,7 @@ class Store:
     def write_failure(self, record: Record) -> Path:
         """Keeps a failed or skipped trial to be shown; the next run tries it again."""
         path = self.folder / "failures" / f"{record.record_id[:32]}.json"
-        with _storage_errors(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_name(f"{_TEMPORARY}{uuid.uuid4().hex[:8]}")
-            _write_json(temporary, record.model_dump(mode="json"))
-            os.replace(temporary, path)
+        write_file(path, to_json(record.model_dump(mode="json")))
         return path
 
     def forget_failure(self, record_id: str) -> None:
@@ -232,96 +229,71 @@ class Store:
         (self.folder / "failures" / f"{record_id[:32]}.json").unlink(missing_ok=True)
 
 
-def read_results(folder: Path) -> list[StoredRecord]:
-    """Every record under ``folder``, the failed and skipped ones too, in a stable order.
+def read_results(*folders: Path) -> list[StoredRecord]:
+    """Every record under the folders, the failed and skipped ones too, in a stable order.
+
+    A folder may hold trials, a packed submission, or several of both. A cell that is there more
+    than once counts once: with a score before without one, then by the order of the folders, a
+    folder's own trials before the submissions in it, and these by name.
 
     Raises:
-        RecordError: a record does not validate, or two share an id; all faults at once.
+        RecordError: a record does not validate, or two of one folder's trials share an id; all
+            faults at once.
     """
     found: dict[str, StoredRecord] = {}
     faults: list[str] = []
-    for path in sorted([*folder.rglob("record.json"), *folder.glob("**/failures/*.json")]):
-        if any(part.startswith(_TEMPORARY) for part in path.parts):
-            continue
-        try:
-            record = read_record(path.read_text(encoding="utf-8"), path)
-        except (OSError, RecordError) as error:
-            faults.append(str(error))
-            continue
-        if record.record_id in found and record.status in ("ok", "capped"):
-            faults.append(f"{path}: same record_id as {found[record.record_id].folder}")
-            continue
-        found.setdefault(record.record_id, StoredRecord(record, path.parent))
+    for folder in folders:
+        _add(found, _trials(folder), faults)
+        for path in sorted(folder.rglob(RECORDS)):
+            if not _is_temporary(path):
+                _add(found, _submitted(Packed(path.parent)), faults)
     if faults:
         raise RecordError("\n".join(faults))
     return sorted(found.values(), key=_order)
 
 
+# Where a record stands, how to read its JSON, and what it is stored in.
+_Source = tuple[object, Callable[[], str], Path, Packed | None]
+
+
+def _trials(folder: Path) -> Iterator[_Source]:
+    for path in sorted([*folder.rglob("record.json"), *folder.glob("**/failures/*.json")]):
+        if not _is_temporary(path):
+            yield path, partial(path.read_text, encoding="utf-8"), path.parent, None
+
+
+def _submitted(packed: Packed) -> Iterator[_Source]:
+    for where, text in packed.records():
+        yield where, partial(str, text), packed.folder, packed
+
+
+def _is_temporary(path: Path) -> bool:
+    return any(part.startswith(TEMPORARY) for part in path.parts)
+
+
+def _add(found: dict[str, StoredRecord], sources: Iterable[_Source], faults: list[str]) -> None:
+    """One unit's records to those found before it."""
+    here: dict[str, StoredRecord] = {}
+    for source, read, folder, packed in sources:
+        try:
+            record = read_record(read(), source)
+        except (OSError, RecordError) as error:
+            faults.append(str(error))
+            continue
+        known = here.get(record.record_id)
+        if known and None not in (known.record.value, record.value):
+            faults.append(f"{source}: same record_id as {known.folder}")
+        elif known is None or known.record.value is None:
+            here[record.record_id] = StoredRecord(record, folder, packed)
+    for name, item in here.items():
+        known = found.get(name)
+        if known is None or (known.record.value is None and item.record.value is not None):
+            found[name] = item
+
+
 def _order(stored: StoredRecord) -> tuple[object, ...]:
     record = stored.record
     return (record.task, record.budget, record.classifier, record.method, record.seed)
-
-
-@contextmanager
-def _storage_errors(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        what = "the disk is full" if full else error.strerror or str(error)
-        raise StorageError(
-            f"{path}: {what}; nothing half-written was kept, the same command continues"
-        ) from None
-
-
-def _write_json(path: Path, value: Any) -> None:
-    _write_bytes(path, (json.dumps(value, indent=1, sort_keys=True) + "\n").encode())
-
-
-def _write_bytes(path: Path, data: bytes) -> None:
-    with open(path, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _write_table(path: Path, frame: pd.DataFrame) -> None:
-    buffer = io.BytesIO()
-    frame.to_parquet(buffer, index=False)
-    _write_bytes(path, buffer.getvalue())
-
-
-def _read_table(path: Path) -> pd.DataFrame:
-    import pandas as pd
-
-    try:
-        return pd.read_parquet(path)
-    except Exception as error:
-        raise RecordError(f"{path}: cannot be read: {error}") from None
-
-
-def _write_images(path: Path, index: list[int], made: Augmented, encode: Any) -> None:
-    """Parquet with the Hub's Image feature: ``datasets`` and the Hub's viewer show it as is."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    files = [{"bytes": encode(image), "path": None} for image in made.pixels]
-    image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-    schema = pa.schema(
-        [("index", pa.int64()), ("label", pa.int64()), ("target", pa.string()), ("image", image)]
-    )
-    features = {
-        "index": {"dtype": "int64", "_type": "Value"},
-        "label": {"dtype": "int64", "_type": "Value"},
-        "target": {"dtype": "string", "_type": "Value"},
-        "image": {"_type": "Image"},
-    }
-    schema = schema.with_metadata({"huggingface": json.dumps({"info": {"features": features}})})
-    labels, targets = made.labels.tolist(), made.target_texts()
-    columns = {"index": index, "label": labels, "target": targets, "image": files}
-    buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_pydict(columns, schema=schema), buffer)
-    _write_bytes(path, buffer.getvalue())
 
 
 def _none() -> np.ndarray:

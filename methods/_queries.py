@@ -74,11 +74,12 @@ def nearest_captions(
     pools: Sequence[np.ndarray],
     rng: np.random.Generator,
 ) -> list[Neighbours]:
-    """The rows of each pool by the cosine of their captions to the class, best first; equal
-    ones, as those that share a caption, in an order drawn by chance. A caption is encoded once.
+    """The rows of each pool by the cosine of their captions to the class: of each member in turn
+    (a row belongs to the nearest), best first; equal ones, as those that share a caption, in an
+    order drawn by chance. A caption is encoded once.
 
     Args:
-        queries: per class float32 [Q_c, D], L2-normalised; the largest cosine counts.
+        queries: per class float32 [M, D], L2-normalised, one for each member.
         pools: per class rows of the corpus, int64 [n_c].
     """
     import numpy as np
@@ -97,8 +98,14 @@ def nearest_captions(
         rows = rng.permutation(rows)
         at = [place[said[row]] for row in rows.tolist()]
         similarity = best[at].numpy()
+        member = which[at].numpy()
         order = np.argsort(-similarity, kind="stable")
-        ranked.append(Neighbours(rows[order], similarity[order], which[at].numpy()[order]))
+        turn = np.zeros(len(order), np.int64)
+        for one in np.unique(member):
+            own = member[order] == one
+            turn[own] = np.arange(own.sum())
+        order = order[np.argsort(turn, kind="stable")]
+        ranked.append(Neighbours(rows[order], similarity[order], member[order]))
     return ranked
 
 
@@ -127,8 +134,7 @@ def words(text: str) -> set[str]:
     return set(re.findall(r"\w+", text.lower()))
 
 
-def described(entry: Class) -> list[str]:
-    """The class's own prompts, each followed by what the class is, where its card says so."""
-    return [
-        f"{prompt}, {entry.definition}" if entry.definition else prompt for prompt in entry.prompts
-    ]
+def described(entry: Class) -> list[tuple[str, ...]]:
+    """Each prompt of a class, and the same followed by what the class is, where its card says."""
+    said = entry.definition
+    return [(prompt, f"{prompt}, {said}") if said else (prompt,) for prompt in entry.prompts]

@@ -2,7 +2,8 @@
 
 SWAT retrieves what a caption's words find and ranks it text to text ("T2T500": the 500 captions
 per class nearest to the class prompt), which keeps the classes even where image scores would not.
-Images that share a caption rank alike; chance orders them.
+Images that share a caption rank alike: chance orders them. A class that has several members takes
+from each in turn. Both are choices of ours.
 """
 
 from __future__ import annotations

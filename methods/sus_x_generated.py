@@ -1,8 +1,8 @@
 """A support set without any image: generated from descriptions of the classes.
 
 SuS-SD of Udandarao et al. TIP-X, the training-free classifier they build on the support set, is
-no augmentation and not part of this. Their texts are written by a language model (CuPL); here
-the task card's definitions serve.
+no augmentation and not part of this. They ask with plain prompts ("photo") or with descriptions
+that a language model wrote ("CuPL"); here prompts come without and with the task card's definition.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class Params(benchmark.Params):
 def augment(
     shots: Shots, upstream, meter, rng: np.random.Generator, params: Params
 ) -> Iterator[Images]:
-    """The descriptions of each class in turn, every image from a seed of its own."""
-    texts = [described(entry) for entry in shots.classes]
+    """The texts of each class in turn, every image from a seed of its own."""
+    texts = [[text for pair in described(entry) for text in pair] for entry in shots.classes]
     with meter.phase("generate"):
         yield from upstream.generator.text_to_image(
             *requests(shots, meter.budget.images_per_class, rng, texts),

@@ -2,7 +2,8 @@
 
 SuS-LC of Udandarao et al.: for each class, the images nearest to its texts. TIP-X, the
 training-free classifier they build on the support set, is no augmentation and not part of this.
-Their texts are written by a language model (CuPL); here the task card's definitions serve.
+They ask with plain prompts ("photo") or with descriptions that a language model wrote ("CuPL");
+here a query is the mean of a prompt's features without and with the task card's definition.
 """
 
 from __future__ import annotations
@@ -31,9 +32,16 @@ FACTS = benchmark.Facts(
 def augment(
     shots: Shots, upstream, meter, rng: np.random.Generator, params: benchmark.Params
 ) -> Iterator[Images]:
-    """Nothing is drawn by chance. An image counts for a class by its nearest description."""
+    """Nothing is drawn by chance. An image counts for a class by its nearest query."""
+    from torch.nn import functional
+
     texts = [described(entry) for entry in shots.classes]
+    names = [[pair[-1] for pair in of_class] for of_class in texts]
     with meter.phase("retrieve"):
-        queries = [upstream.encoder.encode_texts(of_class) for of_class in texts]
+        queries = []
+        for of_class in texts:
+            features = upstream.encoder.encode_texts([text for pair in of_class for text in pair])
+            means = features.unflatten(0, (len(of_class), -1)).mean(1)
+            queries.append(functional.normalize(means, dim=-1))
         found = upstream.nearest(queries, meter.budget.images_per_class)
-        yield from upstream.retrieve(found, texts, shots.image_size)
+        yield from upstream.retrieve(found, names, shots.image_size)

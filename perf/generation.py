@@ -28,7 +28,9 @@ def main() -> None:
     root = find_root()
     spec = load_protocol(root).pick("upstream", arguments.upstream)
     generator = open_upstream(arguments.upstream, spec, root, arguments.device).generator
-    plain = _plain_pipeline(str(root / spec.generator.model), generator.device)
+    plain = plain_pipeline(
+        str(root / spec.generator.model), generator.device, generator.pipeline.dtype
+    )
     asked = {"guidance_scale": arguments.guidance_scale}
     words = ["dress", "coat", "bag", "sneaker", "horse", "flag of Italy", "smiling face", "pizza"]
     prompts = [f"a photo of a {words[row % len(words)]}" for row in range(arguments.images)]
@@ -74,10 +76,11 @@ def _rate(make: Callable[[int], list[np.ndarray]], count: int) -> float:
     return count / min(seconds)
 
 
-def _plain_pipeline(source: str, device: str):
+def plain_pipeline(source: str, device: str, dtype: torch.dtype):
+    """What a first script loads: nothing set but the device and the precision."""
     from diffusers import DiffusionPipeline
 
-    pipeline = DiffusionPipeline.from_pretrained(source, dtype=torch.float32).to(device)
+    pipeline = DiffusionPipeline.from_pretrained(source, dtype=dtype).to(device)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 

@@ -56,7 +56,7 @@ class ModelClock:
     def __enter__(self) -> ModelClock:
         self.timed(torch.nn.Module, "__call__")
         self.timed(torch.Tensor, "backward")
-        self.timed(_training, "cross_entropy")
+        self.timed(_training, "target_loss")
         self.timed(probe, "train_probes")
         for optimizer in (torch.optim.AdamW, torch.optim.SGD):
             self.timed(optimizer, "step")

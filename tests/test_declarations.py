@@ -21,6 +21,7 @@ from benchmark.root import find_root
 Edit = Callable[[Path, str, str], None]
 FACTS = 'from benchmark import Facts\nFACTS = Facts(title="A method", family="control")\n'
 AUGMENT = "def augment(shots, upstream, meter, rng, params):\n    yield from ()\n"
+MIX = "def mix(images, targets, meter, rng, params):\n    return images, targets\n"
 
 
 def faults_of(function: Callable[..., object], *arguments: object) -> list[str]:
@@ -218,6 +219,17 @@ BROKEN = {
         FACTS + "def augment(shots, test):\n    yield\n",
         "augment(shots, test): the arguments must be (shots, upstream, meter, rng, params)",
     ),
+    "mixless": (
+        FACTS.replace('l")', 'l", mixes_batches=True)') + AUGMENT,
+        "the function mix(images, targets, meter, rng, params) is missing",
+    ),
+    "mixing": (FACTS + AUGMENT + MIX, "mix is there, but FACTS does not say mixes_batches = True"),
+    "muddled": (
+        FACTS.replace('l")', 'l", mixes_batches=True)')
+        + AUGMENT
+        + MIX.replace("targets, meter", "labels"),
+        "mix(images, labels, rng, params): the arguments must be (images, targets, meter, rng, pa",
+    ),
     "typo": (
         'from benchmark import Facts\nFACTS = Facts(title="Typo", famly="control")\n' + AUGMENT,
         "famly",
@@ -253,6 +265,14 @@ def test_the_control_of_the_protocol_must_be_there(shapes: Path) -> None:
     (shapes / "methods" / "none.py").unlink()
     with pytest.raises(UnknownNameError, match="unknown method 'none'"):
         load_registry(shapes, load_protocol(shapes))
+
+
+def test_a_batch_hook_is_loaded_with_its_method(tiny_root: Callable[..., Path]) -> None:
+    mixing = FACTS.replace('l")', 'l", mixes_batches=True)') + AUGMENT + MIX
+    registry = load_registry(tiny_root(mixing=mixing))
+    assert not registry.broken and registry.method("none").mix is None
+    mix = registry.method("mixing").mix
+    assert mix is not None and mix(1, 2, None, None, None) == (1, 2)
 
 
 def test_helpers_are_no_methods_but_part_of_them(tiny_root: Callable[..., Path]) -> None:
@@ -364,6 +384,7 @@ def test_parameters_keep_the_published_default() -> None:
         ({"title": "x"}, "title: "),
         ({"paper": "arXiv 2304.10253"}, "paper: "),
         ({"version": 0}, "version: "),
+        ({"filters": ["scores"]}, "filters.0: "),
         ({"adds_image": False}, "unknown key 'adds_image'; did you mean 'adds_images'?"),
     ],
 )

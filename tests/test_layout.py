@@ -29,6 +29,8 @@ meter
 upstream
 ledger mixing contamination
 classify
+files
+packed
 store environment
 trial
 worker
@@ -36,9 +38,12 @@ runner
 statistics
 board
 charts gallery flagged
+submission spend
+catalogue contact
 page
 console
 report doctor
+publish
 cli
 """.split("\n")
 RANK = {name: rank for rank, line in enumerate(ORDER) for name in line.split()}

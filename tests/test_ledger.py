@@ -100,6 +100,59 @@ def test_labels_may_be_any_sequence_of_integers(ledger, labels):
     assert ledger.accepted()[1].tolist() == [0, 1]
 
 
+def test_soft_and_negative_labels_are_kept_beside_their_class(ledger):
+    rows = np.array([[0.3, 0, 0.7], [0, -1, 0], [0, 1, 0], [0.5, 0.5, 0]])
+    ledger.add(dataclasses.replace(images(0, 0, 0, 0), labels=rows))
+    frame = ledger.frame()
+    assert frame["label"].tolist() == [2, 1, 1, 0]
+    assert frame["class_name"].tolist()[:2] == ["blue square", "green circle"]
+    texts = ['{"0": 0.3, "2": 0.7}', '{"1": -1.0}', None, '{"0": 0.5, "1": 0.5}']
+    assert [text or None for text in frame["target"].where(frame["target"].notna(), "")] == texts
+    assert ledger.accepted()[1].tolist() == [2, 1, 1, 0] and ledger.count == 4
+    ledger.add(dataclasses.replace(images(0), labels=np.array([[0, -1.0, 0]])))
+    assert ledger.frame()["reason"].tolist()[-1] == "cap: beyond 2 images of its class"
+
+
+def test_images_that_the_method_rejected_use_no_budget(split):
+    ledger = Ledger("mine", split, budget(2), ("score", "safety"))
+    reasons = ["score: 0.18 < 0.21", "", "safety: flagged", ""]
+    ledger.add(dataclasses.replace(images(0, 0, 0, 0), rejected=reasons))
+    frame = ledger.frame()
+    assert frame["accepted"].tolist() == [False, True, False, True]
+    assert frame["reason"].tolist() == reasons
+    assert len(ledger.accepted()[0]) == ledger.count == 2 and ledger.over_cap == 0
+    ledger.add(dataclasses.replace(images(0, 0), rejected=["", "score: low"]))
+    assert ledger.frame()["reason"].tolist()[4:] == [
+        "cap: beyond 2 images of its class",
+        "score: low",
+    ]
+    assert ledger.count == 2 and ledger.over_cap == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["low", ""], r"rejected\[0\]: expected '' or 'score: ...', got 'low'"),
+        (["", "score"], r"rejected\[1\]: .* got 'score'"),
+        (["", "safety: flagged"], r"rejected\[1\]: .* got 'safety: flagged'"),
+        ([None, ""], r"rejected\[0\]: .* got None"),
+        ([True, False], r"rejected\[0\]: .* got True"),
+        ([""], "2 images but 1 rows of rejected"),
+        ("score: low", "2 images but 1 rows of rejected"),
+    ],
+)
+def test_a_reason_names_a_filter_that_was_declared(split, given, message):
+    ledger = Ledger("mine", split, budget(2), ("score",))
+    with pytest.raises(MethodError, match=message) as raised:
+        ledger.add(dataclasses.replace(images(0, 1), rejected=given))
+    assert "'mine', batch 0" in str(raised.value) and not len(ledger.frame())
+
+
+def test_a_method_without_filters_rejects_nothing(ledger):
+    with pytest.raises(MethodError, match="FACTS.filters declares .it has none., got 'score: 1'"):
+        ledger.add(dataclasses.replace(images(0), rejected=["score: 1"]))
+
+
 U8 = np.zeros((2, 32, 32, 3), np.uint8)
 FAULTS = {
     "not images": ([U8], "expected benchmark.Images, got list"),
@@ -119,6 +172,17 @@ FAULTS = {
     "label a float": ({"labels": [0, 1.0]}, "integer"),
     "label a truth": ({"labels": [True, 0]}, "integer"),
     "label a name": ({"labels": ["a", "b"]}, "integer"),
+    "rows of another number of classes": (
+        {"labels": np.eye(2)},
+        r"2 integers or float \[2, 3\], got float64 \[2, 2\]",
+    ),
+    "too few rows": ({"labels": np.eye(3)[:1]}, r"got float64 \[1, 3\]"),
+    "rows of integers": ({"labels": np.eye(3, dtype=int)[:2]}, r"got int64 \[2, 3\]"),
+    "three axes": ({"labels": np.zeros((2, 3, 1))}, "2 integers or float .*, got numpy.ndarray"),
+    "weights beyond 1": (
+        {"labels": np.array([[1, 0, 0], [0.9, 0.2, 0]])},
+        r"labels\[1\]: .* got {0: 0.9, 1: 0.2}, a sum of 1.1",
+    ),
     "too little provenance": ({"provenance": [TOLD]}, "2 images but 1 rows of provenance"),
     "provenance alone": ({"provenance": TOLD}, "2 images but 1 rows"),
     "none": ({"provenance": [TOLD, None]}, r"provenance\[1\]: .* got NoneType"),

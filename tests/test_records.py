@@ -90,6 +90,14 @@ def test_a_golden_file_of_every_version_is_read(version):
     assert record.phases["generate"].nfe == 40
 
 
+def test_version_1_rejected_for_the_cap_alone_and_looked_for_no_copies():
+    record = read_record((GOLDEN / "record-v1.json").read_text(), "golden")
+    assert record.rejects == {"cap": 1} and record.images_rejected == 1
+    assert record.value_clean is record.n_clean is record.flagged_pairs is None
+    values = json.loads((GOLDEN / "record-v1.json").read_text()) | {"images_rejected": 0}
+    assert read_record(json.dumps(values), "golden").rejects == {}
+
+
 def test_every_version_but_the_newest_has_a_migration():
     assert sorted(MIGRATIONS) == list(range(1, SCHEMA_VERSION))
 
@@ -110,6 +118,16 @@ def test_the_published_schema_is_the_models_own():
         ({"predictions_hash": None}, ["needs value"]),
         ({"record_id": "xyz"}, ["record_id", "xyz"]),
         ({"accuracy": 1.0}, ["unknown key 'accuracy'"]),
+        ({"rejects": {"score": 2}}, ["rejects", "do not sum to 1"]),
+        ({"rejects": {"cap": 1, "score": 0}}, ["rejects.score", "got 0"]),
+        ({"n_clean": 9}, ["n_clean 9", "8 test images"]),
+        ({"n_clean": 5}, ["n_clean 5", "2 flagged pairs"]),
+        ({"n_clean": 8}, ["n_clean 8", "2 flagged pairs"]),
+        ({"value_clean": None}, ["value_clean is given where"]),
+        ({"value_clean": 0.7}, ["value_clean 0.7 is no share of 6 test images"]),
+        ({"flagged_pairs": 0, "n_clean": 8}, ["must be the value 0.75"]),
+        ({"flagged_pairs": None}, ["come together"]),
+        ({"contamination_hash": None}, ["come together"]),
         ({"seed": -1, "shots": 0}, ["seed", "shots"]),
     ],
 )

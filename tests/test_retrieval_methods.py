@@ -199,15 +199,12 @@ def test_a_lower_threshold_takes_more_for_duplicates(flagged):
 BY_WORDS = ["retrieve_caption", "retrieve_priming", "retrieve_balanced"]
 
 
-# Definitions say words that captions of clothes do not: they find the class less often.
-@pytest.mark.parametrize(
-    ("name", "least"), [*((name, 0.5) for name in BY_WORDS), ("sus_x_retrieved", 0.2)]
-)
-def test_retrieval_finds_the_class_best_first(name, least, upstream):
+@pytest.mark.parametrize("name", [*BY_WORDS, "sus_x_retrieved"])
+def test_retrieval_finds_the_class_best_first(name, upstream):
     captions = dict(zip(upstream.corpus.ids, upstream.corpus.captions, strict=True))
     rows = kept(made(name, upstream)[0])
     right = [captions[told.corpus_id] == NAMES[label] for label, told, _ in rows]
-    assert np.mean(right) > least  # by chance it would be about 0.05
+    assert np.mean(right) > 0.4  # by chance it would be about 0.05
     for label in range(len(NAMES)):
         told = [told for of, told, _ in rows if of == label]
         assert len(told) == PER_CLASS
@@ -260,6 +257,25 @@ def test_text_to_text_encodes_each_caption_once(upstream):
     assert meter.spent()["retrieve"].tflops == pytest.approx(probe.total().tflops, rel=1e-3)
 
 
+def test_text_to_text_takes_from_each_member_in_turn_and_ties_by_chance(upstream):
+    captions = list(upstream.corpus.captions)
+    members = ("sneaker", "sandal")
+    rows = np.array([row for row, caption in enumerate(captions) if caption in members])
+    queries = [upstream.encoder.encode_texts(members)]
+    orders = []
+    for seed in (0, 1):
+        rng = np.random.default_rng(seed)
+        (found,) = _queries.nearest_captions(upstream, Meter(budget(), 1), queries, [rows], rng)
+        assert [captions[row] for row in found.rows[:4]] in (
+            [*members] * 2,
+            [*members[::-1]] * 2,
+        )
+        assert [members[one] for one in found.query] == [captions[row] for row in found.rows]
+        assert sorted(found.rows) == sorted(rows)
+        orders.append(found.rows.tolist())
+    assert orders[0] != orders[1]
+
+
 # --- generation ---------------------------------------------------------------------------------
 
 
@@ -290,12 +306,12 @@ def test_definitions_and_scenes_come_in_turn(upstream):
     assert [said.split()[0] for said in pets] == ["cat", "cat", "dog", "dog"] * 2
 
 
-def test_support_sets_are_asked_for_by_definition_where_there_is_one(upstream):
-    images, _ = made("sus_x_generated", upstream, steps=1, guidance_scale=1, per_class=1)
-    for label, told, _ in kept(images):
-        entry = SHOTS.classes[label]
-        assert told.prompt == f"{entry.prompts[0]}, {entry.definition}"
-    assert _queries.described(named("hat")) == ["a hat"]
+def test_support_sets_are_asked_for_without_and_with_the_definition(upstream):
+    images, _ = made("sus_x_generated", upstream, steps=1, guidance_scale=1)
+    for label, entry in enumerate(SHOTS.classes):
+        plain, defined = [told.prompt for of, told, _ in kept(images) if of == label]
+        assert plain == entry.prompts[0] and defined == f"{plain}, {entry.definition}"
+    assert _queries.described(named("hat")) == [("a hat",)]
 
 
 def test_the_assignment_is_the_best_there_is_and_the_rest_was_outdone():

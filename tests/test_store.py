@@ -43,6 +43,18 @@ def test_images_and_ledger_survive(tmp_path):
     assert table_hash(back.flagged) == made.facts["contamination_hash"]
 
 
+def test_targets_come_back_as_they_were(tmp_path):
+    made = augmented()
+    made.ledger.loc[0, "target"] = '{"0": 0.25, "1": 0.75}'
+    made.facts["ledger_hash"] = table_hash(made.ledger)
+    Store(tmp_path).write_augmented(tmp_path / "t", made, encode_png)
+    back = Store(tmp_path).read_augmented(tmp_path / "t", decode)
+    assert back.targets(3).tolist() == made.targets(3).tolist() == [[0.25, 0.75, 0]]
+    images = pd.read_parquet(tmp_path / "t" / "augment" / "images.parquet")
+    assert images["target"].tolist() == ['{"0": 0.25, "1": 0.75}']
+    assert augmented().targets(3).tolist() == [1]  # hard labels as they are
+
+
 def test_images_are_an_image_column_of_datasets(tmp_path):
     import datasets
 

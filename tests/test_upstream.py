@@ -636,6 +636,15 @@ def test_the_hash_follows_the_content(root, parquet, rows, tmp_path):
     assert hashes[0] == hashes[2] != hashes[1]
 
 
+def test_the_hash_follows_the_columns_of_flags(root, parquet, rows, tmp_path):
+    parquet([rows[0] | {"a": 0.5, "b": 0.5}])
+    files = {"data_files": [str(tmp_path / "corpus.parquet")]}
+    specs = [
+        small_spec(root, corpus=files | flag) for flag in ({}, {"safety": "a"}, {"safety": "b"})
+    ]
+    assert len({open_upstream("any", spec, root, "cpu").hash for spec in specs}) == 3
+
+
 # --- devices ------------------------------------------------------------------------------------
 
 

@@ -92,6 +92,14 @@ COPIES: dict[str, Picture] = {
 }
 
 
+class Pool:
+    """Images of a task: uint8 [M, S, S, 3], their hashes [M] and their features [M, D]."""
+
+    def __init__(self, pixels: np.ndarray, encoder: Encoder) -> None:
+        self.pixels, self.hashes = pixels, hashes(pixels)
+        self.features = encoder.encode_images(pixels).numpy()
+
+
 class Compared:
     """Images against the images of a task, as they are and mirrored.
 
@@ -101,11 +109,12 @@ class Compared:
         rms: [2, N, M], root mean square of the differences of pixels, 0..1.
     """
 
-    def __init__(self, images: np.ndarray, pool: np.ndarray, encoder: Encoder) -> None:
-        views, known = [images, mirrored(images)], encoder.encode_images(pool).numpy()
-        self.distance = np.stack([hamming(hashes(view), hashes(pool)) for view in views])
-        self.similarity = np.stack([encoder.encode_images(view).numpy() @ known.T for view in views])
-        self.rms = np.stack([_rms(view, pool) for view in views])
+    def __init__(self, images: np.ndarray, pool: Pool, encoder: Encoder) -> None:
+        views = [images, mirrored(images)]
+        self.distance = np.stack([hamming(hashes(view), pool.hashes) for view in views])
+        features = [encoder.encode_images(view).numpy() for view in views]
+        self.similarity = np.stack([view @ pool.features.T for view in features])
+        self.rms = np.stack([_rms(view, pool.pixels) for view in views])
 
     def flagged(self, pixels: float, bits: int, cosine: float) -> np.ndarray:
         """bool [N, M]: by the rule of ``benchmark.contamination``."""
@@ -128,7 +137,9 @@ def copied(pool: np.ndarray, copy: Picture) -> np.ndarray:
 
 def table(copies: dict[str, Compared], others: Compared, rules: Sequence[Rule]) -> None:
     """Recall of every kind of copy, and the share of images that are flagged with another one."""
-    print(f"{'pixels':>7} {'phash':>6} {'cosine':>7} ", *(f"{name:>9}" for name in (*copies, "wrong")))
+    print(
+        f"{'pixels':>7} {'phash':>6} {'cosine':>7} ", *(f"{name:>9}" for name in (*copies, "wrong"))
+    )
     for rule in rules:
         recall = [np.diagonal(found.flagged(*rule)).mean() for found in copies.values()]
         wrong = others.flagged(*rule)
@@ -141,6 +152,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--upstream", default="pocket")
     parser.add_argument("--rules", choices=[*RULES, "declared"], nargs="+", default=["declared"])
+    parser.add_argument("--tasks", choices=TASKS, nargs="+", default=TASKS)
     options = parser.parse_args()
     root = find_root()
     protocol, registry = load_protocol(root), load_registry(root)
@@ -148,15 +160,18 @@ def main() -> None:
     encoder = open_upstream(options.upstream, spec, root).encoder
     declared = spec.contamination
     rules = RULES | {"declared": [(declared.pixels, declared.phash, declared.cosine)]}
-    for name in TASKS:
+    for name in options.tasks:
         split = load_split(registry.task(name), 0, root)
         parts = [part.pixels() for part in (split.shots, split.val, split.reserve) if len(part)]
-        pool = np.concatenate(parts)
-        pool = pool[:: -(-len(pool) // MOST)]
-        copies = {kind: Compared(copied(pool, copy), pool, encoder) for kind, copy in COPIES.items()}
-        others = Compared(pool, pool, encoder)
+        pixels = np.concatenate(parts)
+        pixels = pixels[:: -(-len(pixels) // MOST)]
+        pool = Pool(pixels, encoder)
+        copies = {
+            kind: Compared(copied(pixels, copy), pool, encoder) for kind, copy in COPIES.items()
+        }
+        others = Compared(pixels, pool, encoder)
         for words in options.rules:
-            print(f"\n{name}, {len(pool)} images: {words}, %")
+            print(f"\n{name}, {len(pixels)} images: {words}, %", flush=True)
             table(copies, others, rules[words])
 
 

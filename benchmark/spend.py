@@ -1,0 +1,157 @@
+"""What methods spend: the augmentation half of one trial each, and nothing else.
+
+TFLOPs and NFE are counted, so a number measured once holds on every machine, and is kept in a
+file that is committed. Seconds are not kept: they would hold on one machine only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from benchmark.declared import Declared, declare
+from benchmark.environment import environment
+from benchmark.errors import BenchError, ConfigError, Unavailable
+from benchmark.files import to_json, write_file
+from benchmark.imaging import decode, encode_png
+from benchmark.records import Status
+from benchmark.registry import Method, MethodCall, Registry
+from benchmark.trial import Trial, augment
+
+if TYPE_CHECKING:
+    from benchmark.protocol import Protocol
+    from benchmark.store import Store
+    from benchmark.upstream import Upstream
+
+
+class Counted(Declared):
+    """What one phase used."""
+
+    tflops: float = Field(ge=0)
+    nfe: int = Field(ge=0)
+
+
+class Spent(Declared):
+    """What one method used, or why it could not be measured.
+
+    Attributes:
+        method_hash: of the file that was run; another one is measured again.
+        version, params: of the method as it was run, to tell whether the numbers still hold.
+    """
+
+    method_hash: str
+    version: int
+    params: dict[str, Any]
+    status: Status
+    cap: str = ""
+    reason: str = ""
+    images_accepted: int = 0
+    images_rejected: int = 0
+    phases: dict[str, Counted] = {}
+
+    def holds_for(self, method: Method) -> bool:
+        """Whether it was measured of this version with these defaults."""
+        params = method.params().model_dump(mode="json")
+        return self.version == method.facts.version and self.params == params
+
+
+class Spend(Declared):
+    """The file: one cell, and every method that was measured in it."""
+
+    task: str
+    upstream: str
+    budget: str
+    seed: int = Field(ge=0)
+    methods: dict[str, Spent] = {}
+
+
+def read_spend(path: Path) -> Spend:
+    """The file's content; raises ``ConfigError`` where it is missing or does not validate."""
+    import json
+
+    try:
+        return declare(Spend, json.loads(path.read_text(encoding="utf-8")), path)
+    except (OSError, ValueError) as error:
+        raise ConfigError(path, [f"cannot be read: {error}"]) from None
+
+
+def measure(
+    path: Path,
+    cell: Spend,
+    methods: Sequence[Method],
+    registry: Registry,
+    protocol: Protocol,
+    store: Store,
+    upstream: Upstream,
+    tell: Callable[[str, Spent], None],
+) -> Spend:
+    """Measures what is missing of ``methods``, with their defaults, and writes the file after
+    each of them. What the store holds of the same trial is taken from there; what is made here
+    is kept there, for a later run of the trial. A method that failed is tried again.
+
+    Args:
+        cell: task, upstream, budget and seed, with what is known already.
+        tell: called with every method's name and spend.
+
+    Raises:
+        UnknownNameError: a task, upstream or budget that does not exist.
+        StorageError: the file or the results folder cannot be written.
+    """
+    task = registry.task(cell.task)
+    protocol.pick("budget", cell.budget)
+    known = {name: spent for name, spent in cell.methods.items() if name in registry.methods}
+    for method in methods:
+        name, found = method.name, known.get(method.name)
+        if not found or found.method_hash != method.hash or found.status == "failed":
+            call = MethodCall(method, method.params())
+            where = (cell.upstream, cell.budget, cell.seed)
+            trial = Trial(task, call, *where, protocol, registry.root)
+            known[name] = _spent(trial, store, upstream)
+            cell = cell.model_copy(update={"methods": dict(sorted(known.items()))})
+            write_file(path, to_json(cell.model_dump(mode="json")))
+        tell(name, known[name])
+    return cell
+
+
+def _spent(trial: Trial, store: Store, upstream: Upstream) -> Spent:
+    """One method; whatever a method may raise is its own result."""
+    identity = {
+        "method_hash": trial.call.method.hash,
+        "version": trial.call.method.facts.version,
+        "params": trial.call.params.model_dump(mode="json"),
+    }
+    try:
+        facts = _facts(trial, store, upstream)
+    except Unavailable as reason:
+        return Spent(**identity, status="skipped", reason=str(reason))
+    except BenchError as error:
+        return Spent(**identity, status="failed", reason=str(error))
+    except MemoryError as error:
+        return Spent(**identity, status="failed", reason=f"out of memory: {error}")
+    phases = {
+        name: Counted(tflops=spend["tflops"], nfe=spend["nfe"])
+        for name, spend in sorted(facts["phases"].items())
+        if spend["tflops"] or spend["nfe"]
+    }
+    told = {key: facts[key] for key in ("status", "cap", "reason")}
+    counts = {key: facts[key] for key in ("images_accepted", "images_rejected")}
+    return Spent(**identity, **told, **counts, phases=phases)
+
+
+def _facts(trial: Trial, store: Store, upstream: Upstream) -> dict[str, Any]:
+    """``augment.json`` of the trial, made where it is missing."""
+    folder = store.trial_folder(trial.task.name, trial.call.label, trial.id)
+    with store.lock(trial.id):
+        made = store.read_augmented(folder, decode)
+        if made is None:
+            for part in trial.call.method.facts.uses:
+                getattr(upstream, part)  # loaded before the clock starts
+            import torch
+
+            where = environment(trial.root, str(upstream.device), torch.get_num_threads())
+            made = augment(trial, upstream, where.model_dump(mode="json"), lambda *_: None)
+            store.write_augmented(folder, made, encode_png)
+    return made.facts

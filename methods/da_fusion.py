@@ -1,0 +1,70 @@
+"""The shots edited under a word learned for their class, lightly to wholly.
+
+DA-Fusion of Trabucco et al.: a pseudo-word w_c per class by textual inversion, then for each image
+x_ref its edit by SDEdit from time t_0 T, under "a photo of a w_c":
+
+    x = sqrt(a(t_0 T)) x_ref + sqrt(1 - a(t_0 T)) epsilon,   t_0 drawn from {1/4, 1/2, 3/4, 1}
+
+t_0 is drawn for a whole turn through the classes, so that images of equal t_0 are made together:
+a choice of ours. The word stands in each of the task's prompts in turn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import benchmark
+from benchmark import Images, Shots
+
+from ._edits import alike, edits, in_turn
+from ._inversion import invert
+from ._personalize import Sampling, spare
+
+if TYPE_CHECKING:
+    import numpy as np
+
+FACTS = benchmark.Facts(
+    title="DA-Fusion: edits under learned words",
+    family="edit",
+    adaptation="token",
+    query="class name",
+    paper="https://arxiv.org/abs/2302.07944",
+    citation="Trabucco et al. (2024), ICLR",
+    uses=("generator",),
+)
+
+STRENGTHS = (0.25, 0.5, 0.75, 1.0)  # t_0
+
+
+class Params(Sampling):
+    """``published``: for guidance those of the authors' release, for training those of DIAGen
+    (Lingenberg et al. 2024, arXiv 2408.14584), which builds on it."""
+
+    tokens: int = benchmark.param(1, help="vectors of a word", ge=1, le=16)
+    fit_steps: int = benchmark.param(100, help="optimiser steps", published=1000, ge=1)
+    lr: float = benchmark.param(2e-2, help="learning rate", published=5e-4, gt=0)
+    batch_size: int = benchmark.param(1, help="images of each class in a step", published=4, ge=1)
+
+
+def augment(
+    shots: Shots, upstream, meter, rng: np.random.Generator, params: Params
+) -> Iterator[Images]:
+    """Learns the words, then edits the shots of each class in turn."""
+    count, generator = meter.budget.images_per_class, upstream.generator
+    t0 = rng.choice(STRENGTHS, size=count).repeat(len(shots.classes))
+    left = spare(shots, upstream, meter, params)  # whole generations: most edits cost less
+    with invert(shots, upstream, meter, rng, params, left) as texts:
+        rows, prompts = in_turn(shots, count, rng, texts)
+        for strength, places in alike(t0):
+            with meter.phase("generate"):
+                yield from edits(
+                    generator,
+                    shots,
+                    rows[places],
+                    [prompts[place] for place in places],
+                    rng,
+                    strength=strength,
+                    guidance_scale=params.guidance_scale,
+                    steps=params.steps,
+                )

@@ -1,0 +1,133 @@
+"""Training what a method learns about every class at once, against one run per class.
+
+Every method that adapts tokens or conditioning is run once with all classes and once per class
+with that class alone: the same parameters, so the same steps per class, and a share of the caps.
+The ratio is of seconds in the phase ``fit``; it means something where both ways spent the same
+NFE and made the same images, so both are shown.
+
+    python perf/personalization.py [--methods 'a[steps=20]'] [--classes 4]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from denoising import Run, run
+from rich.console import Console
+from rich.table import Table
+
+from benchmark.contract import Shots
+from benchmark.data import load_split
+from benchmark.protocol import BudgetSpec, load_protocol
+from benchmark.registry import MethodCall, load_registry
+from benchmark.root import find_root
+from benchmark.upstream import Upstream, open_upstream
+
+ADAPTATIONS = ("token", "conditioning")
+
+
+def of_classes(shots: Shots, labels: list[int]) -> Shots:
+    """The shots of some classes, which are then all the classes there are."""
+    rows = [row for label in labels for row in shots.rows(label)]
+    return replace(
+        shots,
+        images=shots.images[rows],
+        labels=np.array([labels.index(shots.labels[row]) for row in rows], np.int64),
+        ids=tuple(shots.ids[row] for row in rows),
+        classes=tuple(shots.classes[label] for label in labels),
+    )
+
+
+def measure(
+    call: MethodCall, shots: Shots, upstream: Upstream, budget: BudgetSpec
+) -> dict[str, Any]:
+    """One row of the table. A run of one class comes first and is dropped: it fills caches."""
+    count = len(shots.classes)
+    share = budget.model_copy(update={"tflops": budget.tflops / count, "nfe": budget.nfe // count})
+    single = [of_classes(shots, [label]) for label in range(count)]
+    run(call, single[0], upstream, share)
+    apart = [run(call, one, upstream, share) for one in single]
+    together = run(call, shots, upstream, budget)
+    row = {
+        "method": call.label,
+        "classes": count,
+        "together": _facts([together]),
+        "apart": _facts(apart),
+        "note": "; ".join(sorted({made.note for made in [together, *apart]} - {""})),
+    }
+    fast, slow = row["together"]["seconds"], row["apart"]["seconds"]
+    return row | ({"ratio": slow / fast} if fast else {})
+
+
+def _facts(runs: list[Run]) -> dict[str, float]:
+    fits = [made.phase("fit") for made in runs]
+    return {
+        "seconds": sum(fit.seconds for fit in fits),
+        "nfe": sum(fit.nfe for fit in fits),
+        "tflops": sum(fit.tflops for fit in fits),
+        "images": sum(len(made.images) for made in runs),
+    }
+
+
+def main() -> None:
+    options = _arguments()
+    torch.set_num_threads(options.threads)
+    root = find_root()
+    protocol = load_protocol(root)
+    registry = load_registry(root, protocol)
+    name = protocol.defaults.upstream
+    upstream = open_upstream(name, protocol.pick("upstream", name), root, options.device)
+    methods = registry.methods.items()
+    found = [name for name, method in methods if method.facts.adaptation in ADAPTATIONS]
+    calls = [registry.call(name) for name in options.methods or found]
+    shots = load_split(registry.task(options.task), 0, root).as_shots(with_reserve=False)
+    shots = of_classes(shots, list(range(min(options.classes, len(shots.classes)))))
+    caps = {"images_per_class": options.images_per_class, "seconds": options.seconds}
+    budget = protocol.pick("budget", options.budget).model_copy(update=caps)
+    rows = []
+    for call in calls:
+        for part in call.method.facts.uses:
+            getattr(upstream, part)
+        rows.append(measure(call, shots, upstream, budget))
+    Console(width=140).print(_table(rows))
+    print(json.dumps({"personalization": rows, **vars(options)}))
+
+
+def _table(rows: list[dict[str, Any]]) -> Table:
+    table = Table(title="Phase fit: all classes at once (first), one run per class (second)")
+    table.add_column("method")
+    for head in ("classes", "seconds", "NFE", "TFLOPs", "images", "times as fast"):
+        table.add_column(head, justify="right")
+    table.add_column("")
+    for row in rows:
+        pairs = [(row["together"][unit], row["apart"][unit]) for unit in row["together"]]
+        table.add_row(
+            row["method"],
+            str(row["classes"]),
+            *[f"{one:.4g} / {other:.4g}" for one, other in pairs],
+            f"{row['ratio']:.2f}" if "ratio" in row else "",
+            row["note"],
+        )
+    return table
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--methods", nargs="+", help="default: all that adapt token, conditioning")
+    parser.add_argument("--task", default="fashion-5shot")
+    parser.add_argument("--classes", type=int, default=4)
+    parser.add_argument("--budget", default="S", help="its TFLOPs and NFE, for all classes")
+    parser.add_argument("--images-per-class", type=int, default=1)
+    parser.add_argument("--seconds", type=float, default=120.0, help="most that a run may take")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="auto")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
