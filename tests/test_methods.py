@@ -81,11 +81,8 @@ def run(
 
 
 def fingerprint(shots: Shots) -> str:
-    arrays = [
-        vars(shots)["images"],
-        shots.labels,
-        *([shots.reserve.images] if shots.reserve else []),
-    ]
+    given = vars(shots)["images"]  # read so, ``Watched`` notes nothing
+    arrays = [given, shots.labels, *([shots.reserve.images] if shots.reserve else [])]
     return hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()
 
 

@@ -47,7 +47,16 @@ class Line:
 
     def train(self, **asked) -> int:
         asked = {"steps": 100, "lr": 1e-3} | asked
-        return train(list(self.layer.parameters()), self.loss, self.meter, **asked)
+        return train(list(self.layer.parameters()), one(self.loss), self.meter, **asked)
+
+
+def one(loss: Callable[[], Tensor]) -> Callable[[], Iterator[Tensor]]:
+    """A loss of one part."""
+
+    def parts() -> Iterator[Tensor]:
+        yield loss()
+
+    return parts
 
 
 # forward, and backward for the weight alone: 2 per multiply-add
@@ -99,7 +108,7 @@ def falls(weight: Tensor, meter: Meter, **asked) -> list[float]:
         seen.append(weight.item())
         return weight.sum()
 
-    train([weight], loss, meter, weight_decay=0.0, **asked)
+    train([weight], one(loss), meter, weight_decay=0.0, **asked)
     return [before - after for before, after in pairwise([*seen, weight.item()])]
 
 
@@ -120,7 +129,9 @@ def test_the_cosine_falls_over_the_steps_that_are_taken():
         seen.append(weight.item())
         return weight.sum() + 0 * line.loss()
 
-    taken = train([weight], loss, line.meter, steps=500, lr=0.1, weight_decay=0, schedule="cosine")
+    taken = train(
+        [weight], one(loss), line.meter, steps=500, lr=0.1, weight_decay=0, schedule="cosine"
+    )
     moved = [before - after for before, after in pairwise([*seen, weight.item()])]
     expected = 0.1 * (0.5 + 0.5 * np.cos(np.pi * np.arange(taken) / taken))
     assert taken < 10 and moved == pytest.approx(expected.tolist(), rel=1e-3)
@@ -131,15 +142,30 @@ def test_half_precision_keeps_steps_that_it_cannot_hold(dtype):
     """The numbers of half precision next to 1 are 1/256 or 1/2048 away: steps of 1e-4 would be
     rounded away one by one."""
     weight = torch.ones(1, dtype=dtype, requires_grad=True)
-    train([weight], weight.sum, Meter(budget(), 2), steps=100, lr=1e-4, weight_decay=0.0)
+    train([weight], one(weight.sum), Meter(budget(), 2), steps=100, lr=1e-4, weight_decay=0.0)
     assert weight.dtype == dtype and weight.item() == pytest.approx(0.99, abs=1 / 256)
     assert weight.item() < 1
 
 
 def test_a_weight_that_no_loss_reaches_stays():
     used, unused = (torch.ones(1, requires_grad=True) for _ in range(2))
-    train([used, unused], lambda: used.sum(), Meter(budget(), 2), steps=3, lr=0.1)
+    train([used, unused], one(used.sum), Meter(budget(), 2), steps=3, lr=0.1)
     assert unused.item() == 1 > used.item()
+
+
+def test_the_parts_of_a_loss_add_up():
+    whole, parted = Line(), Line()
+    parted.layer.load_state_dict(whole.layer.state_dict())
+    weight = parted.layer.weight
+
+    def halves() -> Iterator[Tensor]:
+        for rows in (parted.given[:4], parted.given[4:]):
+            yield parted.layer(rows).square().mean() / 2
+
+    whole.train(steps=5)
+    train([weight], halves, parted.meter, steps=5, lr=1e-3)
+    torch.testing.assert_close(weight, whole.layer.weight)
+    assert parted.meter.total().tflops == pytest.approx(5 * STEP)
 
 
 def test_training_works_where_gradients_are_off():
@@ -158,13 +184,13 @@ def test_the_loss_falls():
 def test_divergence_is_told(value):
     weight = torch.ones(1, requires_grad=True)
     with pytest.raises(MethodError, match="diverged: the loss is (nan|inf)"):
-        train([weight], lambda: weight.sum() * value, Meter(budget(), 2), steps=3, lr=0.1)
+        train([weight], one(lambda: weight.sum() * value), Meter(budget(), 2), steps=3, lr=0.1)
     assert weight.item() == 1
 
 
 def test_nothing_to_train_is_told():
     with pytest.raises(MethodError, match="nothing to train"):
-        train([], lambda: torch.zeros(()), Meter(budget(), 2), steps=3, lr=0.1)
+        train([], one(lambda: torch.zeros(())), Meter(budget(), 2), steps=3, lr=0.1)
 
 
 # --- batches ------------------------------------------------------------------------------------
@@ -280,6 +306,6 @@ def test_a_few_shots_teach_which_condition_is_which_class(generator, shots, adap
             told = condition(seen.labels[rows])
             return denoising_loss(generator, seen.latents[rows], told, rng).mean()
 
-        train(weights, loss, meter, steps=steps, lr=lr)
+        train(weights, one(loss), meter, steps=steps, lr=lr)
         after = preference(generator, held_out, condition)
     assert after.min() > max(before.min(), 0)

@@ -197,8 +197,9 @@ class Generator:
         pipeline, side = self.pipeline, self.size // int(self.pipeline.vae_scale_factor)
         with self._unmetered(), torch.no_grad():
             told = encode(pipeline, [""])
-            like = {"dtype": told.embeds.dtype, "device": told.embeds.device}
-            noisy = torch.zeros(1, denoiser(pipeline).config.in_channels, side, side, **like)
+            like: dict[str, Any] = {"dtype": told.embeds.dtype, "device": told.embeds.device}
+            config: Any = denoiser(pipeline).config
+            noisy = torch.zeros(1, config.in_channels, side, side, **like)
             given = {"encoder_hidden_states": told.embeds, **added(pipeline, told, self.size)}
             ids = torch.zeros(told.embeds.shape[:2], dtype=torch.long, device=noisy.device)
             once = count_flops(denoiser(pipeline), (noisy, ids[:, 0]), given, False)
