@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from benchmark import Shots
 
@@ -32,3 +32,23 @@ def requests(
     order = rounds(count, len(shots.classes))
     prompts = [texts[label][turn % len(texts[label])] for turn, label in order]
     return prompts, [label for _, label in order], rng.integers(2**63, size=len(order)).tolist()
+
+
+def affordable(upstream: Any, meter: Any, count: int, params: Any, share: float = 0.8) -> int:
+    """The denoising steps of each of ``count`` images: those asked for, or as many as a share of
+    what is left of the budget pays for (at least 1). For methods that make more images than
+    they keep.
+
+    Args:
+        params: ``steps`` and ``guidance_scale``.
+        share: the rest is left for judging the images.
+    """
+
+    def price(steps: int) -> float:
+        cost: float = upstream.generator.price(count, steps, params.guidance_scale)
+        return cost
+
+    steps: int = params.steps
+    while steps > 1 and price(steps) > share * meter.left("tflops"):
+        steps -= 1
+    return steps

@@ -16,14 +16,14 @@ from benchmark import Images, Shots
 
 from ._filters import best_of, joined
 from ._queries import confidence, ensemble
-from ._rounds import requests
+from ._rounds import affordable, requests
 
 if TYPE_CHECKING:
     import numpy as np
 
 FACTS = benchmark.Facts(
     title="Generated, then filtered by CLIP",
-    family="prompt",
+    family="hybrid",
     query="class name",
     paper="https://arxiv.org/abs/2210.07574",
     citation="He et al. (2023), ICLR: the CLIP filter",
@@ -39,7 +39,7 @@ class Params(benchmark.Params):
     guidance_scale: float = benchmark.param(
         3.0, help="classifier-free guidance; at 1 there is none", published=7.5, ge=0, le=30
     )
-    steps: int = benchmark.param(20, help="denoising steps", published=50, ge=1, le=1000)
+    steps: int = benchmark.param(12, help="denoising steps", published=50, ge=1, le=1000)
 
 
 def augment(
@@ -50,6 +50,7 @@ def augment(
     with meter.phase("filter"):
         queries = ensemble(upstream.encoder, shots.classes)
     prompts, labels, seeds = requests(shots, n * meter.budget.images_per_class, rng)
+    steps = affordable(upstream, meter, len(prompts), params)
     for start in range(0, len(prompts), n * len(classes)):
         turn = slice(start, start + n * len(classes))
         with meter.phase("generate"):
@@ -60,7 +61,7 @@ def augment(
                     seeds[turn],
                     size=shots.image_size,
                     guidance_scale=params.guidance_scale,
-                    steps=params.steps,
+                    steps=steps,
                 )
             )
         with meter.phase("filter"):

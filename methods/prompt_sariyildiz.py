@@ -48,7 +48,7 @@ class Params(benchmark.Params):
     guidance_scale: float = benchmark.param(
         2.0, help="classifier-free guidance; at 1 there is none", ge=0, le=30
     )
-    steps: int = benchmark.param(20, help="denoising steps", published=50, ge=1, le=1000)
+    steps: int = benchmark.param(12, help="denoising steps", published=50, ge=1, le=1000)
 
 
 def augment(

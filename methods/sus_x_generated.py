@@ -33,7 +33,7 @@ class Params(benchmark.Params):
     guidance_scale: float = benchmark.param(
         3.0, help="classifier-free guidance; at 1 there is none", published=9.5, ge=0, le=30
     )
-    steps: int = benchmark.param(20, help="denoising steps", published=85, ge=1, le=1000)
+    steps: int = benchmark.param(12, help="denoising steps", published=85, ge=1, le=1000)
 
 
 def augment(

@@ -32,7 +32,7 @@ FACTS = benchmark.Facts(
 
 class Params(benchmark.Params):
     oversample: int = benchmark.param(2, help="images generated for each one kept", ge=1, le=100)
-    steps: int = benchmark.param(20, help="denoising steps", published=50, ge=1, le=1000)
+    steps: int = benchmark.param(12, help="denoising steps", published=50, ge=1, le=1000)
 
 
 def augment(
