@@ -90,9 +90,6 @@ def catalogue(out: Out = None) -> None:
 
 def spend(
     methods: Annotated[str, typer.Option(help="Names separated by commas, or 'all'.")] = "all",
-    results: Annotated[
-        Path | None, typer.Option(help="Where trials are found and kept [default: results/].")
-    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "cpu",
 ) -> None:
     """Count what methods spend, in the cell that docs/spend.json names; the same command again
@@ -100,18 +97,15 @@ def spend(
     from benchmark.protocol import load_protocol
     from benchmark.registry import load_registry
     from benchmark.spend import Spent, measure, read_spend
-    from benchmark.store import Store
     from benchmark.upstream import open_upstream
-    from benchmark.worker import claim_device
 
     root = find_root()
     protocol, registry = load_protocol(root), load_registry(root)
     names = [name.strip() for name in methods.split(",")] if methods != "all" else registry.methods
     chosen = [registry.method(name) for name in names]
     cell = read_spend(root / SPEND)
-    store = Store(results or results_folder(root))
     spec = protocol.pick("upstream", cell.upstream)
-    upstream = open_upstream(cell.upstream, spec, root, claim_device(device, store.folder))
+    upstream = open_upstream(cell.upstream, spec, root, device)
 
     def tell(name: str, spent: Spent) -> None:
         tflops = sum(phase.tflops for phase in spent.phases.values())
@@ -119,7 +113,7 @@ def spend(
         why = f": {spent.reason}" if spent.reason else ""
         typer.echo(f"{name}: {tflops:.4g} TFLOPs, {nfe:,} NFE, {spent.status}{why}")
 
-    measure(root / SPEND, cell, chosen, registry, protocol, store, upstream, tell)
+    measure(root / SPEND, cell, chosen, registry, protocol, upstream, tell)
 
 
 def contact(

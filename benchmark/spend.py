@@ -6,8 +6,10 @@ file that is committed. Seconds are not kept: they would hold on one machine onl
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
@@ -16,14 +18,12 @@ from benchmark.declared import Declared, declare
 from benchmark.environment import environment
 from benchmark.errors import BenchError, ConfigError, Unavailable
 from benchmark.files import to_json, write_file
-from benchmark.imaging import decode, encode_png
 from benchmark.records import Status
 from benchmark.registry import Method, MethodCall, Registry
 from benchmark.trial import Trial, augment
 
 if TYPE_CHECKING:
     from benchmark.protocol import Protocol
-    from benchmark.store import Store
     from benchmark.upstream import Upstream
 
 
@@ -84,13 +84,12 @@ def measure(
     methods: Sequence[Method],
     registry: Registry,
     protocol: Protocol,
-    store: Store,
     upstream: Upstream,
     tell: Callable[[str, Spent], None],
 ) -> Spend:
     """Measures what is missing of ``methods``, with their defaults, and writes the file after
-    each of them. What the store holds of the same trial is taken from there; what is made here
-    is kept there, for a later run of the trial. A method that failed is tried again.
+    each of them. A method that failed is tried again. The images made meanwhile are of no use,
+    and are not kept: see ``_unseeing``.
 
     Args:
         cell: task, upstream, budget and seed, with what is known already.
@@ -98,7 +97,7 @@ def measure(
 
     Raises:
         UnknownNameError: a task, upstream or budget that does not exist.
-        StorageError: the file or the results folder cannot be written.
+        StorageError: the file cannot be written.
     """
     task = registry.task(cell.task)
     protocol.pick("budget", cell.budget)
@@ -109,22 +108,22 @@ def measure(
             call = MethodCall(method, method.params())
             where = (cell.upstream, cell.budget, cell.seed)
             trial = Trial(task, call, *where, protocol, registry.root)
-            known[name] = _spent(trial, store, upstream)
+            known[name] = _spent(trial, upstream)
             cell = cell.model_copy(update={"methods": dict(sorted(known.items()))})
             write_file(path, to_json(cell.model_dump(mode="json")))
         tell(name, known[name])
     return cell
 
 
-def _spent(trial: Trial, store: Store, upstream: Upstream) -> Spent:
+def _spent(trial: Trial, upstream: Upstream) -> Spent:
     """One method; whatever a method may raise is its own result."""
-    identity = {
+    identity: dict[str, Any] = {
         "method_hash": trial.call.method.hash,
         "version": trial.call.method.facts.version,
         "params": trial.call.params.model_dump(mode="json"),
     }
     try:
-        facts = _facts(trial, store, upstream)
+        facts = _facts(trial, upstream)
     except Unavailable as reason:
         return Spent(**identity, status="skipped", reason=str(reason))
     except BenchError as error:
@@ -141,17 +140,38 @@ def _spent(trial: Trial, store: Store, upstream: Upstream) -> Spent:
     return Spent(**identity, **told, **counts, phases=phases)
 
 
-def _facts(trial: Trial, store: Store, upstream: Upstream) -> dict[str, Any]:
-    """``augment.json`` of the trial, made where it is missing."""
-    folder = store.trial_folder(trial.task.name, trial.call.label, trial.id)
-    with store.lock(trial.id):
-        made = store.read_augmented(folder, decode)
-        if made is None:
-            for part in trial.call.method.facts.uses:
-                getattr(upstream, part)  # loaded before the clock starts
-            import torch
+def _facts(trial: Trial, upstream: Upstream) -> dict[str, Any]:
+    """What ``augment.json`` of the trial would say of its spend."""
+    import torch
 
-            where = environment(trial.root, str(upstream.device), torch.get_num_threads())
-            made = augment(trial, upstream, where.model_dump(mode="json"), lambda *_: None)
-            store.write_augmented(folder, made, encode_png)
+    for part in trial.call.method.facts.uses:
+        getattr(upstream, part)  # loaded before the clock starts
+    where = environment(trial.root, str(upstream.device), torch.get_num_threads())
+    with _unseeing(upstream) if "generator" in trial.call.method.facts.uses else nullcontext():
+        made = augment(trial, upstream, where.model_dump(mode="json"), lambda *_: None)
     return made.facts
+
+
+@contextmanager
+def _unseeing(upstream: Upstream) -> Iterator[None]:
+    """Where it is not trained, the denoiser answers with zeros at once. What a call costs is
+    counted before it and depends on shapes alone, so the counts are those of a real trial."""
+    import torch
+
+    from benchmark.upstream.generator import denoiser
+
+    module: Any = denoiser(upstream.generator.pipeline)
+    real = module.forward
+
+    def forward(sample: Any, *args: Any, return_dict: bool = True, **kwargs: Any) -> Any:
+        counting = sample.device.type == "meta"
+        if torch.is_grad_enabled() or counting:
+            return real(sample, *args, return_dict=return_dict, **kwargs)
+        zeros = torch.zeros_like(sample)
+        return SimpleNamespace(sample=zeros) if return_dict else (zeros,)
+
+    module.forward = forward
+    try:
+        yield
+    finally:
+        del module.forward

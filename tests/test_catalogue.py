@@ -1,14 +1,19 @@
 """The page of methods is what the entries say, and spend is what was counted."""
 
 import json
+from contextlib import nullcontext
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from benchmark.catalogue import catalogue
 from benchmark.errors import ConfigError, UnknownNameError
+from benchmark.meter import Meter
 from benchmark.registry import load_registry
-from benchmark.spend import Spend, Spent, read_spend
+from benchmark.spend import Spend, Spent, _unseeing, read_spend
+from benchmark.upstream import open_upstream
+from tests.small import budget, fashion, of_classes, small_spec
 
 PAINT = """
 import benchmark
@@ -167,3 +172,17 @@ def test_spend_is_measured_once_and_failures_again(tiny_root, tmp_path, monkeypa
 
 def measured():
     return {"method_hash": "0" * 64, "version": 1, "params": {}, "status": "ok"}
+
+
+@pytest.mark.parametrize("name", ["prompt_simple", "real_guidance", "textual_inversion"])
+def test_a_denoiser_that_answers_with_zeros_is_counted_in_full(root, name):
+    upstream = open_upstream("small", small_spec(root), root, "cpu")
+    method, shots = load_registry(root).method(name), of_classes(fashion(root), range(2))
+    steps = [key for key in method.params.model_fields if key.endswith("steps")]
+    params, spent = method.params(**dict.fromkeys(steps, 2)), []
+    for unseeing in (_unseeing(upstream), nullcontext()):
+        meter = Meter(budget(2), 2)
+        with upstream.metered(meter), unseeing:
+            list(method.augment(shots, upstream, meter, np.random.default_rng(0), params))
+        spent.append({phase: (used.tflops, used.nfe) for phase, used in meter.spent().items()})
+    assert spent[0] == spent[1] and spent[0]["generate"][1] > 0

@@ -21,7 +21,7 @@ UNET_ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 TEXT_ATTENTION = ("q_proj", "k_proj", "v_proj", "out_proj")
 
 
-def text_parts(pipeline: Any) -> list[tuple[Any, nn.Module]]:
+def text_parts(pipeline: Any) -> list[tuple[Any, Any]]:
     """The pipeline's tokenizers with their text encoders: one pair, or two for XL."""
     names = (("tokenizer", "text_encoder"), ("tokenizer_2", "text_encoder_2"))
     pairs = [(getattr(pipeline, a, None), getattr(pipeline, b, None)) for a, b in names]
@@ -60,7 +60,7 @@ def rare_words(pipeline: Any, count: int, avoid: Sequence[str] = ()) -> list[str
 @contextmanager
 def pseudo_words(
     pipeline: Any, words: Sequence[str], beginnings: Sequence[str] | None = None
-) -> Iterator[list[Tensor]]:
+) -> Iterator[Sequence[Tensor]]:
     """Gives words vectors of their own (Gal et al. 2022, arXiv 2208.01618): inside, wherever one
     of them stands in a prompt, its trained vector is read in place of the vocabulary's.
 
@@ -88,7 +88,7 @@ class _PseudoWords(nn.Module):
     def __init__(
         self,
         tokenizer: Any,
-        base: nn.Module,
+        base: nn.Embedding,
         words: Sequence[str],
         beginnings: Sequence[str] | None,
     ) -> None:
@@ -119,7 +119,7 @@ def lora(
     rank: int,
     *,
     targets: Sequence[str],
-    alpha: float | None = None,
+    alpha: int | None = None,
     seed: int = 0,
 ) -> Iterator[list[Tensor]]:
     """Low-rank adapters (Hu et al. 2021, arXiv 2106.09685) on the layers of ``module`` whose
