@@ -34,7 +34,7 @@ class Params(PriorParams):
     """``published``: section 4 of the paper, for one concept."""
 
     fit_steps: int = benchmark.param(100, help="optimiser steps", published=250, ge=1)
-    lr: float = benchmark.param(1e-3, help="learning rate", published=1e-5, gt=0)
+    lr: float = benchmark.param(3e-4, help="learning rate", published=1e-5, gt=0)
     batch_size: int = benchmark.param(10, help="shots in a step", published=8, ge=1)
 
 

@@ -43,7 +43,7 @@ class Params(Sampling):
 
     tokens: int = benchmark.param(1, help="vectors of a word", ge=1, le=16)
     fit_steps: int = benchmark.param(100, help="optimiser steps", published=1000, ge=1)
-    lr: float = benchmark.param(2e-2, help="learning rate", published=5e-4, gt=0)
+    lr: float = benchmark.param(5e-3, help="learning rate", published=5e-4, gt=0)
     batch_size: int = benchmark.param(1, help="images of each class in a step", published=4, ge=1)
 
 

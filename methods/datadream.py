@@ -48,7 +48,7 @@ class Params(Sampling):
     rank: int = benchmark.param(16, help="rank r of the adapters", ge=1)
     fit_steps: int = benchmark.param(150, help="optimiser steps", published=400, ge=1)
     lr: float = benchmark.param(
-        3e-3, help="peak learning rate, falls as a cosine", published=1e-4, gt=0
+        3e-4, help="peak learning rate, falls as a cosine", published=1e-4, gt=0
     )
     batch_size: int = benchmark.param(20, help="shots in a step", published=8, ge=1)
 

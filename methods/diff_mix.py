@@ -47,7 +47,7 @@ class Params(Sampling):
     gamma: float = benchmark.param(0.8, help="how slowly a label follows s", gt=0, lt=1)
     rank: int = benchmark.param(10, help="rank of the adapters", ge=1)
     fit_steps: int = benchmark.param(100, help="optimiser steps", published=35000, ge=1)
-    lr: float = benchmark.param(3e-3, help="learning rate", published=5e-5, gt=0)
+    lr: float = benchmark.param(3e-4, help="learning rate", published=5e-5, gt=0)
     batch_size: int = benchmark.param(10, help="shots in a step", published=2, ge=1)
 
 

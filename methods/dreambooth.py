@@ -35,7 +35,7 @@ class Params(PriorParams):
     """``published``: the paper's, for Stable Diffusion and one subject."""
 
     fit_steps: int = benchmark.param(100, help="optimiser steps", published=1000, ge=1)
-    lr: float = benchmark.param(3e-4, help="learning rate", published=5e-6, gt=0)
+    lr: float = benchmark.param(1e-5, help="learning rate", published=5e-6, gt=0)
     batch_size: int = benchmark.param(10, help="shots in a step", published=1, ge=1)
 
 

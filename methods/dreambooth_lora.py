@@ -33,7 +33,7 @@ class Params(PriorParams):
 
     rank: int = benchmark.param(8, help="rank r of the adapters", published=4, ge=1)
     fit_steps: int = benchmark.param(100, help="optimiser steps", published=500, ge=1)
-    lr: float = benchmark.param(3e-3, help="learning rate", published=1e-4, gt=0)
+    lr: float = benchmark.param(3e-4, help="learning rate", published=1e-4, gt=0)
     batch_size: int = benchmark.param(10, help="shots in a step", published=1, ge=1)
 
 

@@ -35,7 +35,7 @@ class Params(Sampling):
 
     clusters: int = benchmark.param(1, help="tensors per class", ge=1, le=64)
     fit_steps: int = benchmark.param(150, help="optimiser steps", ge=1)
-    lr: float = benchmark.param(3e-4, help="learning rate", gt=0)
+    lr: float = benchmark.param(1e-5, help="learning rate", gt=0)
     batch_size: int = benchmark.param(20, help="images in a step", ge=1)
 
 

@@ -36,7 +36,7 @@ class Params(Sampling):
     neighbours: int = benchmark.param(20, help="images retrieved for each class", ge=1)
     rank: int = benchmark.param(16, help="rank r of the adapters", published=4, ge=1)
     fit_steps: int = benchmark.param(150, help="optimiser steps", published=500, ge=1)
-    lr: float = benchmark.param(3e-3, help="learning rate", published=1e-4, gt=0)
+    lr: float = benchmark.param(3e-4, help="learning rate", published=1e-4, gt=0)
     batch_size: int = benchmark.param(20, help="images in a step", published=1, ge=1)
 
 
