@@ -233,8 +233,9 @@ def test_half_the_compute_is_not_overspent(made, upstream, split):
     assert spent.total().tflops <= cap
     assert part.count <= ledger.count
     if method.facts.adaptation == "none":
-        rows = part.frame()
-        assert rows.equals(ledger.frame().head(len(rows))), "other images than without the cap"
+        rows, whole = part.frame(), ledger.frame()
+        planned = (rows["nfe"] < whole["nfe"].head(len(rows))).any()  # fewer steps an image
+        assert planned or rows.equals(whole.head(len(rows))), "other images than without the cap"
 
 
 def test_heavy_packages_wait_until_a_method_runs(made):
