@@ -27,6 +27,7 @@ NAMES = [entry.name for entry in SHOTS.classes]
 PER_CLASS = 2
 
 from benchmark.entries.methods import _filters, _queries, _rounds  # noqa: E402
+from benchmark.entries.methods.prompt_sariyildiz import SCENES, prompts  # noqa: E402
 from benchmark.entries.methods.unguided import assigned  # noqa: E402
 
 
@@ -291,8 +292,6 @@ def test_clip_templates_do_not_come_twice_before_all_were_used(upstream):
 
 
 def test_definitions_and_scenes_come_in_turn(upstream):
-    from benchmark.entries.methods.prompt_sariyildiz import SCENES, prompts
-
     rng = np.random.default_rng(0)
     crane = named("crane", hypernym="bird", definition="a long-necked wading bird")
     first, second, *_ = prompts(crane, 4, rng)

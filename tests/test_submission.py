@@ -214,7 +214,7 @@ NAME = "shapes-3shot · repeat · S · linear-probe · seed 1"
             [NAME, "n_correct = 18, from the predictions 17", "value = 1.0"],
         ),
         (
-            {"n_test": 20, "n_clean": 20, "n_correct": 20, "value": 1.0},
+            {"n_test": 20, "n_clean": 19, "n_correct": 20, "value": 1.0},
             [NAME, "n_test = 20, from the predictions 18"],
         ),
         ({"images_accepted": 5}, [NAME, "images_accepted = 5", "in the ledger 6"]),
@@ -222,7 +222,7 @@ NAME = "shapes-3shot · repeat · S · linear-probe · seed 1"
             {"images_rejected": 1, "rejects": {"score": 1}},
             [NAME, "images_rejected = 1", "in the ledger 3", "{'score': 1}", "{'cap': 3}"],
         ),
-        ({"value_clean": 0.5}, [NAME, "value_clean = 0.5, from the predictions 1.0"]),
+        ({"value_clean": 8 / 17}, [NAME, f"value_clean = {8 / 17}, from the predictions 1.0"]),
         ({"contamination_hash": "0" * 64}, [NAME, "contamination.parquet", "contamination_hash"]),
         ({"ledger_hash": "0" * 64}, [NAME, "ledger.parquet", "ledger_hash"]),
         ({"predictions_hash": "0" * 64}, [NAME, "predictions.parquet", "predictions_hash"]),
