@@ -79,8 +79,6 @@ def adapted(
     generator = upstream.generator
     z = examples(shots, upstream, meter)
     texts = [template.format(name=member) for template, member in captions(shots, upstream, meter)]
-    left = meter.left("tflops")
-    left -= left / parts - spare(shots, upstream, meter, params)
     towers = [(denoiser(generator.pipeline), UNET_ATTENTION)]
     towers += [(encoder, TEXT_ATTENTION) for _, encoder in text_parts(generator.pipeline)]
     with ExitStack() as stack:
@@ -88,6 +86,8 @@ def adapted(
         for tower, targets in towers:
             seed = int(rng.integers(2**31))
             weights += stack.enter_context(lora(tower, params.rank, targets=targets, seed=seed))
+        left = meter.left("tflops")  # what images cost is known with the adapters in place
+        left -= left / parts - spare(shots, upstream, meter, params)
         c = asked_anew(generator, texts)
         fit_shared(upstream, z, c, weights, meter, rng, params, left, schedule="cosine")
         yield from drawn(shots, upstream, meter, rng, params)

@@ -50,11 +50,11 @@ def augment(
     more = neighbours(shots, upstream, meter, params.neighbours)
     z = examples(more, upstream, meter)
     texts = [t.format(name=member) for t, member in captions(more, upstream, meter)]
-    left = spare(shots, upstream, meter, params)
     seed = int(rng.integers(2**31))
     with meter.phase("fit"):
         c = fixed(upstream.generator, texts)
     theta = denoiser(upstream.generator.pipeline)
     with lora(theta, params.rank, targets=UNET_ATTENTION, seed=seed) as weights:
+        left = spare(shots, upstream, meter, params)  # with the adapters in place
         fit_shared(upstream, z, c, weights, meter, rng, params, left)
         yield from drawn(shots, upstream, meter, rng, params)
