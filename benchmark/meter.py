@@ -102,7 +102,7 @@ class Meter:
     @property
     def current(self) -> str:
         """The innermost phase; "" while nothing is charged."""
-        return "" if self._is_paused else (self._phases[-1] if self._phases else "") or ""
+        return "" if self._is_paused or not self._phases else str(self._phases[-1])
 
     def left(self, unit: Unit) -> float:
         """What remains of a cap; negative only for seconds."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
@@ -211,6 +212,13 @@ def table_hash(table: pd.DataFrame) -> str:
     format and of the libraries that wrote it."""
     rows = json.loads(table.to_json(orient="split", index=False, double_precision=10))
     return canonical_hash([rows["columns"], rows["data"]])
+
+
+def reject_counts(ledger: pd.DataFrame) -> dict[str, int]:
+    """Rejected images of a ledger by the first word of their reason: "cap", or the name of a
+    filter."""
+    reasons = ledger.loc[~ledger["accepted"], "reason"]
+    return dict(Counter(reason.partition(":")[0] for reason in reasons))
 
 
 def records_frame(records: Iterable[Record]) -> pd.DataFrame:

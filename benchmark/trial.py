@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import random
 import time
-from collections import Counter
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -26,7 +25,15 @@ from benchmark.errors import BenchError, BudgetStop, MethodError, Unavailable
 from benchmark.fingerprint import file_hash, upstream_hash
 from benchmark.mixing import Mixer
 from benchmark.protocol import PROTOCOL_VERSION, Protocol
-from benchmark.records import Environment, Record, Spend, Status, canonical_hash, table_hash
+from benchmark.records import (
+    Environment,
+    Record,
+    Spend,
+    Status,
+    canonical_hash,
+    reject_counts,
+    table_hash,
+)
 from benchmark.registry import MethodCall, Registry
 from benchmark.store import Augmented
 
@@ -133,7 +140,7 @@ def augment(
     pixels, labels = ledger.accepted()
     test, thresholds = trial.split.test.for_contamination(), upstream.spec.contamination
     frame, flagged = examine(ledger.frame(), pixels, test, upstream.encoder, thresholds)
-    rejects = _rejects(frame)
+    rejects = reject_counts(frame)
     cap = stopped.unit if stopped else ("images" if "cap" in rejects else "")
     facts = {
         "trial_id": trial.id,
@@ -151,12 +158,6 @@ def augment(
         "environment": environment,
     }
     return Augmented(facts, frame, pixels, labels, flagged)
-
-
-def _rejects(ledger: Any) -> dict[str, int]:
-    """Rejected images by the first word of their reason: "cap", or the name of a filter."""
-    reasons = ledger.loc[~ledger["accepted"], "reason"]
-    return dict(Counter(reason.partition(":")[0] for reason in reasons))
 
 
 def _consume(

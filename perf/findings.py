@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from benchmark.board import points
+from benchmark.board import interval
 from benchmark.registry import load_registry
 from benchmark.root import find_root
 from benchmark.statistics import Cell, Estimate, Line, paired_difference, summarise
@@ -91,8 +91,8 @@ def gained(estimate: Estimate | None) -> str:
     """In points, with the interval."""
     if estimate is None:
         return "–"
-    low, high = points(estimate.low), points(estimate.high)
-    return f"**{points(estimate.value)}** [{low}, {high}]"
+    value, _, around = interval(estimate).partition(" ")
+    return f"**{value}** {around}"
 
 
 if __name__ == "__main__":

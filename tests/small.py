@@ -80,3 +80,15 @@ def of_classes(shots: Shots, chosen: range) -> Shots:
 
     reserve = cut(shots.reserve) if shots.reserve is not None else None
     return replace(cut(shots), reserve=reserve)
+
+
+def damage(path: Path, keep: float = 0.5) -> None:
+    """Truncates a file, or a link's copy of it."""
+    data = path.read_bytes()
+    path.unlink()
+    path.write_bytes(data[: int(len(data) * keep)])
+
+
+def unit(*shape: int, seed: int = 0) -> torch.Tensor:
+    values = torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+    return torch.nn.functional.normalize(values, dim=-1)

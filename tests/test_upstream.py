@@ -1,13 +1,10 @@
-"""The upstream on the real pocket models: corpus, encoder, features, index, generator."""
+"""The upstream on the real pocket models: corpus, encoder, features, and the whole."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import shutil
 import socket
-import sys
-import types
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -19,17 +16,15 @@ from safetensors.numpy import save_file
 
 from benchmark.errors import BudgetStop, ConfigError, DataError, MethodError, StorageError
 from benchmark.imaging import decode
-from benchmark.meter import Meter, count_flops
+from benchmark.meter import Meter
 from benchmark.root import cache_folder
-from benchmark.upstream import Neighbours, Upstream, index, open_upstream
-from benchmark.upstream.adapters import unfrozen
+from benchmark.upstream import Neighbours, Upstream, open_upstream
 from benchmark.upstream.corpus import Corpus
 from benchmark.upstream.encoder import Encoder
 from benchmark.upstream.features import features, remembered, write_shipped
-from benchmark.upstream.generator import Generator, to_pixels
-from benchmark.upstream.index import ExactIndex, FaissIndex, choose_index, load_faiss
+from benchmark.upstream.index import load_faiss
 from benchmark.upstream.loading import half_precision, pick_device
-from tests.small import EVERY, budget, small_spec
+from tests.small import EVERY, budget, damage, small_spec, unit
 
 
 @pytest.fixture(scope="module")
@@ -60,18 +55,6 @@ def own_cache(monkeypatch, tmp_path):
     yield tmp_path / "cache"
     monkeypatch.undo()
     cache_folder.cache_clear()
-
-
-def damage(path: Path, keep: float = 0.5) -> None:
-    """Truncates a file, or a link's copy of it."""
-    data = path.read_bytes()
-    path.unlink()
-    path.write_bytes(data[: int(len(data) * keep)])
-
-
-def unit(*shape: int, seed: int = 0) -> torch.Tensor:
-    values = torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-    return torch.nn.functional.normalize(values, dim=-1)
 
 
 # --- corpus -------------------------------------------------------------------------------------
@@ -318,207 +301,6 @@ def test_a_cache_that_cannot_be_written_is_named(few, upstream, own_cache):
     (own_cache / "features").write_text("a file where a folder should be")
     with pytest.raises(StorageError, match="features"):
         features(few, upstream.encoder)
-
-
-# --- index --------------------------------------------------------------------------------------
-
-
-def brute_force(stored: torch.Tensor, queries: torch.Tensor, k: int):
-    scores = (queries @ stored.T).round(decimals=6)
-    order = scores.sort(dim=1, descending=True, stable=True).indices[:, :k]
-    return scores.gather(1, order), order
-
-
-@pytest.mark.parametrize("chunk", [7, 50, 10_000])
-def test_exact_search_is_brute_force_also_in_pieces(monkeypatch, chunk):
-    monkeypatch.setattr(index, "CHUNK", chunk)
-    stored, queries = unit(200, 16), unit(9, 16, seed=1)
-    found, rows = ExactIndex(stored.numpy()).search(queries, 12)
-    expected, order = brute_force(stored, queries, 12)
-    assert torch.equal(rows, order) and torch.allclose(found, expected, atol=2e-6)
-    assert rows.dtype == torch.int64
-
-
-@pytest.mark.parametrize("kind", [ExactIndex, FaissIndex])
-@pytest.mark.parametrize("k", [1, 3, 5, 10, 40])
-@pytest.mark.parametrize("chunk", [13, 10_000])
-def test_equal_images_rank_by_row(monkeypatch, kind, k, chunk):
-    monkeypatch.setattr(index, "CHUNK", chunk)
-    for different in (3, 4, 10):  # topk by itself takes some of these copies in another order
-        stored = unit(different, 16).repeat(40, 1)
-        _, rows = kind(stored.numpy()).search(stored[:1], k)
-        copies = list(range(0, len(stored), different))
-        assert rows[0].tolist() == copies[:k]
-
-
-def test_faiss_ranks_as_the_exact_search_does(upstream):
-    queries = upstream.encoder.encode_texts(["a flag", "a dress", "a smiling face"])
-    stored = features(upstream.corpus, upstream.encoder)
-    exact, rows = ExactIndex(stored).search(queries, 20)
-    flat, same = FaissIndex(stored).search(queries, 20)
-    assert torch.equal(rows, same) and torch.allclose(exact, flat, atol=2e-6)
-
-
-def test_faiss_is_optional(monkeypatch):
-    monkeypatch.setitem(sys.modules, "faiss", None)
-    monkeypatch.setattr(index, "packages_distributions", dict)
-    assert load_faiss() is None
-    with pytest.raises(ConfigError, match="augbench"):
-        FaissIndex(np.zeros((1, 2), np.float32))
-
-
-@pytest.mark.parametrize(
-    ("owners", "module"),
-    [
-        (["faiss-cpu", "faiss-gpu"], types.SimpleNamespace(IndexFlatIP=1)),  # both installed
-        (["faiss-gpu"], types.SimpleNamespace()),  # one removed: its files are gone
-        (["faiss-gpu"], None),  # it does not import
-    ],
-)
-def test_a_mixed_faiss_says_how_to_mend_it(monkeypatch, owners, module):
-    monkeypatch.setitem(sys.modules, "faiss", module)
-    monkeypatch.setattr(index, "packages_distributions", lambda: {"faiss": owners})
-    with pytest.raises(ConfigError, match="faiss-gpu.*pip uninstall -y faiss-cpu faiss-gpu"):
-        load_faiss()
-
-
-def test_faiss_is_used_where_it_is_installed(monkeypatch):
-    stored = unit(5, 4).numpy()
-    assert isinstance(choose_index(stored, "cpu"), FaissIndex)
-    monkeypatch.setattr(index, "load_faiss", lambda: None)
-    assert isinstance(choose_index(stored, "cpu"), ExactIndex)
-
-
-@pytest.mark.parametrize(
-    ("device", "gpus", "places"),
-    [("cpu", 2, []), ("cuda", 0, []), ("cuda", 2, [0]), ("cuda:1", 2, [1])],
-)
-def test_faiss_uses_the_gpu_of_the_device(monkeypatch, device, gpus, places):
-    """With a stand-in for the calls that a faiss built for GPUs has."""
-    import faiss
-
-    used = []
-
-    def to_gpu(_resources: object, place: int, made: object) -> object:
-        used.append(place)
-        return made
-
-    monkeypatch.setattr(faiss, "get_num_gpus", lambda: gpus)
-    monkeypatch.setattr(faiss, "StandardGpuResources", object, raising=False)
-    monkeypatch.setattr(faiss, "index_cpu_to_gpu", to_gpu, raising=False)
-    monkeypatch.setattr(index, "GPU_MOST", 3)
-    made = FaissIndex(unit(5, 4).numpy(), device)
-    assert used == places
-    assert made.search(unit(1, 4), 2)[1].shape == (1, 2)
-    if places:
-        with pytest.raises(ConfigError, match="at most 3 rows, not 4"):
-            made.search(unit(1, 4), 4)
-
-
-# --- generator ----------------------------------------------------------------------------------
-
-PROMPTS = ["a photo of a dress", "a photo of a bag", "a photo of a sneaker", "a photo of a coat"]
-
-
-def generate(generator: Generator, count: int = 4, **changes) -> tuple[np.ndarray, list]:
-    asked = {"size": 32, "guidance_scale": 3.0, "steps": 2} | changes
-    batches = list(
-        generator.text_to_image(PROMPTS[:count], range(count), range(10, 10 + count), **asked)
-    )
-    told = [row for batch in batches for row in batch.provenance]
-    assert [label for batch in batches for label in batch.labels] == list(range(count))
-    return np.concatenate([batch.pixels for batch in batches]), told
-
-
-def test_an_image_is_what_the_pipeline_makes_of_its_prompt_and_seed(upstream):
-    generator = upstream.generator
-    pixels, _ = generate(generator)
-    for row, prompt in enumerate(PROMPTS):
-        plain = generator.pipeline(
-            prompt,
-            height=32,
-            width=32,
-            num_inference_steps=2,
-            guidance_scale=3.0,
-            generator=torch.Generator().manual_seed(10 + row),
-        ).images[0]
-        difference = np.asarray(plain).astype(int) - pixels[row]
-        assert abs(difference).max() <= 1  # rounding: the batch is another
-
-
-def test_provenance_says_how_to_make_an_image_again(upstream):
-    _, told = generate(upstream.generator)
-    assert [row.prompt for row in told] == PROMPTS
-    assert [row.seed for row in told] == [10, 11, 12, 13]
-    assert {(row.origin, row.guidance_scale, row.source) for row in told} == {
-        ("generated", 3.0, upstream.generator.name)
-    }
-    assert upstream.generator.hash[:12] in upstream.generator.name
-
-
-@pytest.mark.parametrize(("guidance", "nfe"), [(3.0, 4), (1.0, 2)])
-def test_guidance_doubles_the_evaluations(upstream, guidance, nfe):
-    meter = Meter(budget(), 4)
-    with upstream.metered(meter):
-        _, told = generate(upstream.generator, 3, guidance_scale=guidance)
-    assert [row.nfe for row in told] == [nfe] * 3
-    assert (meter.total().nfe, meter.total().images) == (3 * nfe, 3)
-
-
-def test_other_sizes_and_negative_prompts(upstream):
-    pixels, _ = generate(upstream.generator, 2, size=24, negative_prompt="blue")
-    plain, _ = generate(upstream.generator, 2)
-    assert pixels.shape == (2, 24, 24, 3) and pixels.dtype == np.uint8
-    assert not np.array_equal(pixels, plain[:, 4:28, 4:28])
-
-
-def test_what_is_not_finite_is_refused(upstream):
-    broken = torch.zeros(1, 3, 4, 4)
-    broken[0, 0, 0, 0] = torch.nan
-    with pytest.raises(MethodError, match="not finite"):
-        to_pixels(broken, 4)
-    denoiser = upstream.generator.pipeline.unet
-    with unfrozen(denoiser, lambda name: name == "conv_out.bias") as (bias,):
-        with torch.no_grad():
-            bias.fill_(torch.nan)  # as when training diverged
-        with pytest.raises(MethodError, match="not finite"):
-            generate(upstream.generator, 1)
-    generate(upstream.generator, 1)  # whole again
-
-
-def test_the_cost_of_a_batch_is_exact(upstream):
-    pipeline, meter = upstream.generator.pipeline, Meter(budget(), 4)
-    with upstream.metered(meter):
-        generate(upstream.generator, 4)
-    latents, states = torch.zeros(8, 4, 8, 8), torch.zeros(8, 32, 192)
-    step = count_flops(pipeline.unet, (latents, 1), {"encoder_hidden_states": states}, False)
-    texts = count_flops(pipeline.text_encoder, (torch.zeros(8, 32, dtype=torch.long),), {}, False)
-    decoder = pipeline.vae.decoder, pipeline.vae.post_quant_conv
-    decoded = sum(count_flops(part, (latents[:4],), {}, False) for part in decoder)
-    assert meter.total().tflops * 1e12 == pytest.approx(2 * step + texts + decoded, rel=1e-12)
-
-
-@pytest.mark.parametrize(
-    "file", ["unet/diffusion_pytorch_model.safetensors", "scheduler/scheduler_config.json"]
-)
-def test_a_damaged_generator_file_is_named(root, tmp_path, file):
-    shutil.copytree(root / "pocket/stable-diffusion", tmp_path / "pocket/stable-diffusion")
-    damage(tmp_path / "pocket/stable-diffusion" / file, keep=0.9)
-    with pytest.raises(DataError, match=file):
-        Generator(small_spec(root), tmp_path)
-    (tmp_path / "pocket/stable-diffusion" / file).unlink()
-    with pytest.raises(DataError, match="pocket/stable-diffusion"):
-        Generator(small_spec(root), tmp_path)
-
-
-def test_a_generator_that_is_nowhere_is_refused_without_asking_the_network(root, tmp_path):
-    with pytest.raises(DataError, match="no such folder"):
-        Generator(small_spec(root), tmp_path)
-
-
-def test_a_size_that_the_autoencoder_cannot_make_is_refused(root):
-    with pytest.raises(ConfigError, match="multiple of 4"):
-        Generator(small_spec(root, generator={"size": 30}), root)
 
 
 # --- the whole ----------------------------------------------------------------------------------
