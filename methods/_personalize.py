@@ -44,17 +44,17 @@ def examples(shots: Shots, upstream: Any, meter: Any) -> Examples:
 def captions(shots: Shots, upstream: Any, meter: Any) -> list[tuple[str, str]]:
     """The template and the member of its class that describe each shot best, by the encoder: a
     class such as "mammal" is trained on as the "horse" or the "cow" that a shot shows."""
+    chosen: dict[int, tuple[str, str]] = {}
     with meter.phase("fit"):
         seen = upstream.encoder.encode_images(shots.images)
-        chosen = []
-        for image, label in zip(seen, shots.labels, strict=True):
-            entry = shots.classes[label]
+        for label, entry in enumerate(shots.classes):
             pairs = [(text, name) for text in entry.templates for name in entry.members]
+            rows, best = shots.rows(label), [0] * len(shots.rows(label))
             if len(pairs) > 1:
                 texts = upstream.encoder.encode_texts([text.format(name=n) for text, n in pairs])
-                pairs = [pairs[int((texts @ image).argmax())]]
-            chosen.append(pairs[0])
-    return chosen
+                best = (seen[rows] @ texts.T).argmax(dim=1).tolist()
+            chosen |= {row: pairs[place] for row, place in zip(rows, best, strict=True)}
+    return [chosen[row] for row in range(len(shots.labels))]
 
 
 def spare(shots: Shots, upstream: Any, meter: Any, params: Any) -> float:

@@ -400,3 +400,21 @@ def test_generated_images_come_from_the_class_prompts(upstream, split):
     for _, label, told in only("prompt_simple", upstream, split, steps=1, guidance_scale=1):
         assert told.prompt in split.task.classes[label].prompts
         assert told.nfe == 1
+
+
+def test_shots_are_described_by_their_own_class_and_each_text_is_read_once(upstream, monkeypatch):
+    from benchmark.entries.methods import _personalize
+
+    shots = load_split(REGISTRY.task("openmoji-5shot"), 0, ROOT).as_shots(False)
+    read, encode = [], upstream.encoder.encode_texts
+    monkeypatch.setattr(
+        upstream.encoder, "encode_texts", lambda texts: read.extend(texts) or encode(texts)
+    )
+    told = _personalize.captions(shots, upstream, Meter(budget(1), len(shots.classes)))
+    assert read == [text for entry in shots.classes for text in entry.prompts]
+    assert len(told) == len(shots.labels)
+    features = upstream.encoder.encode_images(shots.images)
+    for row in (0, 7, 99):
+        entry = shots.classes[shots.labels[row]]
+        cosines = encode(list(entry.prompts)) @ features[row]
+        assert told[row][0].format(name=told[row][1]) == entry.prompts[int(cosines.argmax())]
