@@ -74,6 +74,8 @@ def bench(tmp_path):
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
+            # as under a terminal: a shell's background job is started deaf to interrupts
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             **options,
         )
 
