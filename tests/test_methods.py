@@ -28,7 +28,10 @@ from benchmark.upstream import Upstream, open_upstream
 from tests.small import budget, small_spec
 
 ROOT = find_root()
-REGISTRY = load_registry(ROOT)
+REGISTRY = load_registry(ROOT)  # also makes the helpers importable
+
+from benchmark.entries.methods import _personalize  # noqa: E402
+
 TASK = "fashion-1shot"
 PER_CLASS = 2
 # Without chance by definition: the same images for every seed.
@@ -403,8 +406,6 @@ def test_generated_images_come_from_the_class_prompts(upstream, split):
 
 
 def test_shots_are_described_by_their_own_class_and_each_text_is_read_once(upstream, monkeypatch):
-    from benchmark.entries.methods import _personalize
-
     shots = load_split(REGISTRY.task("openmoji-5shot"), 0, ROOT).as_shots(False)
     read, encode = [], upstream.encoder.encode_texts
     monkeypatch.setattr(

@@ -58,7 +58,14 @@ def bench(tmp_path):
         out, err = process.communicate(timeout=600)
         return subprocess.CompletedProcess(arguments, process.returncode, out, err)
 
-    def start(root: Path, *arguments: str, results: str = "results", **options):
+    def start(root: Path, *arguments: str, results: str = "results", before=lambda: None):
+        """``before`` is called in the command's process, before it becomes the command."""
+
+        def prepare():
+            # as under a terminal: a shell's background job is started deaf to interrupts
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            before()
+
         environment = os.environ | {
             "BENCH_ROOT": str(root),
             "BENCH_RESULTS": str(tmp_path / results),
@@ -74,9 +81,7 @@ def bench(tmp_path):
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
-            # as under a terminal: a shell's background job is started deaf to interrupts
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-            **options,
+            preexec_fn=prepare,
         )
 
     call.start = start
@@ -260,7 +265,7 @@ def test_a_full_disk_is_told_and_leaves_nothing(tiny_root, bench):
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
 
-    done = bench(root, *RUN, preexec_fn=full)
+    done = bench(root, *RUN, before=full)
     assert done.returncode == 1
     assert "disk is full" in done.stderr and "Traceback" not in done.stderr
     assert not list((bench.results / "results").rglob("record.json"))
