@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import benchmark
 from benchmark import Images, Shots
 
+from ._identifiers import identifiers
 from ._subjects import PriorParams, asked_anew, retrieved_prior, subjects
 
 if TYPE_CHECKING:
@@ -42,12 +43,11 @@ def augment(
     shots: Shots, upstream, meter, rng: np.random.Generator, params: Params
 ) -> Iterator[Images]:
     """Retrieves the prior, trains W_k, W_v and the words, generates; all is put back."""
-    from benchmark.upstream.adapters import pseudo_words, rare_words, unfrozen
+    from benchmark.upstream.adapters import pseudo_words, unfrozen
     from benchmark.upstream.generator import denoiser
 
     pipeline = upstream.generator.pipeline
-    known = [text for entry in shots.classes for text in entry.prompts]
-    words = rare_words(pipeline, len(shots.classes), known)
+    words = identifiers(shots, upstream, meter)
     prior = retrieved_prior(shots, upstream, meter, params)
     with (
         unfrozen(denoiser(pipeline), keys_and_values) as w,

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import benchmark
 from benchmark import Images, Shots
 
+from ._identifiers import identifiers
 from ._subjects import PriorParams, generated_prior, subjects
 
 if TYPE_CHECKING:
@@ -43,14 +44,13 @@ def augment(
     shots: Shots, upstream, meter, rng: np.random.Generator, params: Params
 ) -> Iterator[Images]:
     """Draws the prior, trains the denoiser, generates; the weights are put back."""
-    from benchmark.upstream.adapters import rare_words, unfrozen
+    from benchmark.upstream.adapters import unfrozen
     from benchmark.upstream.generator import denoiser
 
     pipeline = upstream.generator.pipeline
-    known = [text for entry in shots.classes for text in entry.prompts]
-    identifiers = rare_words(pipeline, len(shots.classes), known)
+    names = identifiers(shots, upstream, meter)
     prior = generated_prior(shots, upstream, meter, rng, params)
     with unfrozen(denoiser(pipeline)) as theta:
         yield from subjects(
-            shots, upstream, meter, rng, params, theta, identifiers=identifiers, prior=prior
+            shots, upstream, meter, rng, params, theta, identifiers=names, prior=prior
         )

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import benchmark
 from benchmark import Images, Shots
 
+from ._identifiers import identifiers
 from ._subjects import PriorParams, generated_prior, subjects
 
 if TYPE_CHECKING:
@@ -41,15 +42,14 @@ def augment(
     shots: Shots, upstream, meter, rng: np.random.Generator, params: Params
 ) -> Iterator[Images]:
     """Draws the prior, trains the adapters, generates; the adapters are taken out."""
-    from benchmark.upstream.adapters import UNET_ATTENTION, lora, rare_words
+    from benchmark.upstream.adapters import UNET_ATTENTION, lora
     from benchmark.upstream.generator import denoiser
 
     pipeline = upstream.generator.pipeline
-    known = [text for entry in shots.classes for text in entry.prompts]
-    identifiers = rare_words(pipeline, len(shots.classes), known)
+    names = identifiers(shots, upstream, meter)
     prior = generated_prior(shots, upstream, meter, rng, params)
     seed = int(rng.integers(2**31))
     with lora(denoiser(pipeline), params.rank, targets=UNET_ATTENTION, seed=seed) as weights:
         yield from subjects(
-            shots, upstream, meter, rng, params, weights, identifiers=identifiers, prior=prior
+            shots, upstream, meter, rng, params, weights, identifiers=names, prior=prior
         )

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from benchmark.data import Split, load_split
+from benchmark.errors import Unavailable
 from benchmark.meter import Meter
 from benchmark.upstream import Upstream, open_upstream
 from benchmark.upstream.adapters import (
@@ -269,6 +270,13 @@ def test_rare_words_are_one_token_of_every_vocabulary(generator):
         for word in words:
             assert len(tokenizer(f"a photo of {word}").input_ids) == 6
             assert tokenizer(word).input_ids[1] not in tokenizer(TEXTS).input_ids
+
+
+def test_a_small_vocabulary_has_few_rare_words(generator):
+    every = rare_words(generator.pipeline, 10**6, at_least=1)
+    assert rare_words(generator.pipeline, 3) == every[:3]
+    with pytest.raises(Unavailable, match=f"1000000 rare words wanted, .* has {len(every)}$"):
+        rare_words(generator.pipeline, 10**6)
 
 
 def test_pseudo_words_change_the_prompts_they_stand_in_and_no_other(opened):

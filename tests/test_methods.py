@@ -30,7 +30,7 @@ from tests.small import budget, small_spec
 ROOT = find_root()
 REGISTRY = load_registry(ROOT)  # also makes the helpers importable
 
-from benchmark.entries.methods import _personalize  # noqa: E402
+from benchmark.entries.methods import _identifiers, _personalize  # noqa: E402
 
 TASK = "fashion-1shot"
 PER_CLASS = 2
@@ -403,6 +403,27 @@ def test_generated_images_come_from_the_class_prompts(upstream, split):
     for _, label, told in only("prompt_simple", upstream, split, steps=1, guidance_scale=1):
         assert told.prompt in split.task.classes[label].prompts
         assert told.nfe == 1
+
+
+def test_identifiers_are_the_rare_words_that_say_least(upstream):
+    from benchmark.upstream.adapters import rare_words
+
+    pipeline = upstream.generator.pipeline
+    shots = load_split(REGISTRY.task("fashion-1shot"), 0, ROOT).as_shots(False)
+    meter = Meter(budget(1), len(shots.classes))
+    with upstream.metered(meter):
+        chosen = _identifiers.identifiers(shots, upstream, meter)
+    assert len(set(chosen)) == len(shots.classes) == 10
+    assert meter.spent()["fit"].tflops > 0, "reading them is charged"
+    known = [text for entry in shots.classes for text in entry.prompts]
+    rare = rare_words(pipeline, _identifiers.CANDIDATES, known)
+    assert set(chosen) < set(rare)
+
+    def said(words, noun="sandal"):  # by another model, before a noun they were not tried on
+        told = upstream.encoder.encode_texts([f"{word} {noun}" for word in words])
+        return 1 - (told @ upstream.encoder.encode_texts([noun])[0])
+
+    assert said(chosen).max() < said(rare).median()
 
 
 def test_shots_are_described_by_their_own_class_and_each_text_is_read_once(upstream, monkeypatch):

@@ -28,7 +28,9 @@ def text_parts(pipeline: Any) -> list[tuple[Any, Any]]:
     return [(tokenizer, encoder) for tokenizer, encoder in pairs if encoder is not None]
 
 
-def rare_words(pipeline: Any, count: int, avoid: Sequence[str] = ()) -> list[str]:
+def rare_words(
+    pipeline: Any, count: int, avoid: Sequence[str] = (), *, at_least: int | None = None
+) -> list[str]:
     """Rare words that are one token each in every tokenizer of the pipeline, the rarest first.
 
     DreamBooth (Ruiz et al. 2023, arXiv 2208.12242, section 3.2) names its subject with a rare
@@ -38,6 +40,7 @@ def rare_words(pipeline: Any, count: int, avoid: Sequence[str] = ()) -> list[str
     Args:
         count: how many.
         avoid: texts whose tokens must not be among them.
+        at_least: how many are enough where the vocabulary has no more; default: ``count``.
 
     Raises:
         Unavailable: the vocabulary does not hold so many.
@@ -54,7 +57,10 @@ def rare_words(pipeline: Any, count: int, avoid: Sequence[str] = ()) -> list[str
             words.append(word)
             if len(words) == count:
                 return words
-    raise Unavailable(f"{count} rare words wanted, the tokenizer has {len(words)}")
+    least = count if at_least is None else at_least
+    if len(words) < least:
+        raise Unavailable(f"{least} rare words wanted, the tokenizer has {len(words)}")
+    return words
 
 
 @contextmanager
