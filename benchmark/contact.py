@@ -19,6 +19,7 @@ from benchmark.errors import BenchError, RecordError
 from benchmark.files import write_file
 from benchmark.gallery import ORDER, Shown, choose, readers
 from benchmark.imaging import decode
+from benchmark.statistics import counted
 
 if TYPE_CHECKING:
     from benchmark.cards import Task
@@ -65,7 +66,7 @@ def write_contact(
 
     Args:
         stored: the results; of each method and task the trial of the first seed is drawn, of
-            the budget named ``budget`` where there is one.
+            the version that counts, and of the budget named ``budget`` where there is one.
         out: folder of the sheets.
         overview: file of the picture of all methods.
 
@@ -78,6 +79,7 @@ def write_contact(
     """
     notes: list[str] = []
     methods: dict[str, list[Made]] = defaultdict(list)
+    stored = counted(stored)
     for task in registry.tasks.values():
         trials = choose([item for item in stored if item.record.task == task.name], budget)
         for made in _read(task, trials, registry, notes):

@@ -38,7 +38,15 @@ from benchmark.protocol import load_protocol
 from benchmark.records import Record, records_frame
 from benchmark.registry import Registry, load_registry
 from benchmark.root import site_files
-from benchmark.statistics import Cell, Estimate, Line, Summary, paired_difference, summarise
+from benchmark.statistics import (
+    Cell,
+    Estimate,
+    Line,
+    Summary,
+    counted,
+    paired_difference,
+    summarise,
+)
 from benchmark.store import read_results
 
 _CAPS = {"tflops": "TFLOPs", "nfe": "NFE", "seconds": "seconds"}
@@ -85,8 +93,9 @@ def build_site(
         protocol.defaults.control,
         lambda first, second: paired_difference(cells, first, second),
     )
-    galleries = build_galleries(scored, registry, root, protocol.defaults.budget)
-    texts = {"index.html": render(board, galleries, date or board.date, flagged_pairs(scored))}
+    shown = counted(scored)  # images and pairs of an older version would not be those of its score
+    galleries = build_galleries(shown, registry, root, protocol.defaults.budget)
+    texts = {"index.html": render(board, galleries, date or board.date, flagged_pairs(shown))}
     if records:
         rows = [record.model_dump(mode="json") for record in records]
         texts["records.json"] = json.dumps(rows, indent=1, sort_keys=True) + "\n"

@@ -1,6 +1,6 @@
-"""The tables of docs/findings.md, from a submission or a results folder.
+"""The tables of docs/findings.md, from submissions or results folders.
 
-    python perf/findings.py submissions/2026-11-pilot
+    python perf/findings.py submissions
 
 Per task a row for every method: its paired gain over the control with each classifier, in points
 with 95 % intervals, and what it spent; then, for every method that trains the generator, the
@@ -25,9 +25,9 @@ PLAIN = "prompt_simple"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folders", type=Path, nargs="+")
     asked = parser.parse_args()
-    stored = read_results(asked.folder)
+    stored = read_results(*asked.folders)
     cells = [
         Cell.of(item.record, item.predictions())
         for item in stored

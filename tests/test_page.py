@@ -313,6 +313,19 @@ def test_images_that_are_gone_are_told_and_the_rest_is_shown(contest, tmp_path):
     assert "Found in the corpus: not shown:" in text and "Real shots: red circle" in text
 
 
+@pytest.mark.parametrize("digit", ["0", "f"])
+def test_images_of_an_older_version_are_not_shown(contest, tmp_path, text, digit):
+    root, folder = contest
+    old = {"method_hash": digit * 64, "record_id": digit * 64, "trial_id": digit * 64}
+    write_trial(folder, root, "find", 0, 300, **old)
+    for path in folder.rglob(f"find/{digit * 16}/augment/images.parquet"):
+        path.write_bytes(b"x")
+    told = build(root, folder, tmp_path / "site")
+    assert "another version of the method" in told and "not shown:" not in told
+    tags = [[a["title"] for a in Page(page).all("i")] for page in (text, told)]
+    assert tags[0] == tags[1] and told.count("test/0") == text.count("test/0")
+
+
 def test_shots_of_other_data_are_not_shown(contest, tmp_path, change_rows):
     root, folder = contest
     change_rows(root, lambda rows: rows.reverse())

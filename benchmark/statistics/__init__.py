@@ -9,6 +9,7 @@ from benchmark.statistics.estimates import (
     paired_test,
 )
 from benchmark.statistics.summary import Cell, Line, Summary, paired_difference, summarise
+from benchmark.statistics.versions import counted
 
 __all__ = [
     "Cell",
@@ -16,6 +17,7 @@ __all__ = [
     "Line",
     "PairedTest",
     "Summary",
+    "counted",
     "holm",
     "interval",
     "paired_difference",

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, Self
 
@@ -25,6 +24,7 @@ from benchmark.statistics.estimates import (
     paired_test,
     strata_of,
 )
+from benchmark.statistics.versions import select
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -104,35 +104,18 @@ class Summary:
 def summarise(cells: Iterable[Cell], *, resamples: int = RESAMPLES, seed: int = 0) -> Summary:
     """One line per task, budget, upstream, classifier and method.
 
-    Rows that cannot be compared are never mixed: where one name stands for several versions of
-    a task, upstream, budget, classifier or method, the version with most rows counts (ties: the
-    newest), and the others are left out. So are failed and skipped trials.
+    Rows that cannot be compared are never mixed: ``select`` says which of them count.
 
     Raises:
         RecordError: two methods of a contest were tested on different images, or the same
             images with different labels; predictions differ from their row's ``n_correct``;
             a control belongs to another seed.
     """
+    compared, left_out = select(cells)
     lines: list[Line] = []
-    left_out: list[tuple[Record, str]] = []
-    scored = []
-    for cell in cells:
-        if cell.record.status in ("ok", "capped"):
-            scored.append(cell)
-        else:
-            left_out.append((cell.record, f"{cell.record.status}: {cell.record.reason}"))
-    for contest in _grouped(scored, _contest_names):
-        contest, old = _prevailing(contest, _contest_version)
-        left_out += [(cell.record, "another version of the task or protocol") for cell in old]
-        compared = _Contest(contest, resamples, seed)
-        entries = []
-        for entry in _grouped(contest, lambda record: record.method):
-            entry, old = _prevailing(entry, lambda record: record.method_hash)
-            left_out += [(cell.record, "another version of the method") for cell in old]
-            entry, old = _newest_by_seed(entry)
-            left_out += [(cell.record, "a newer row of the same trial") for cell in old]
-            entries.append([cell.record for cell in entry])
-        lines += compared.lines(entries)
+    for contest in compared:
+        entries = [[cell.record for cell in entry] for entry in contest.methods]
+        lines += _Contest(contest.rows, resamples, seed).lines(entries)
     return Summary(lines, left_out)
 
 
@@ -308,46 +291,3 @@ def _line(records: list[Record], **estimates: Any) -> Line:
 
 def _is_control(records: list[Record]) -> bool:
     return all(record.control_id == record.record_id for record in records)
-
-
-def _contest_names(record: Record) -> Hashable:
-    return (record.task, record.budget, record.upstream, record.classifier)
-
-
-def _contest_version(record: Record) -> Hashable:
-    hashes = (record.task_hash, record.upstream_hash, record.classifier_hash)
-    caps = (record.images_per_class_cap, record.tflops_cap, record.nfe_cap, record.seconds_cap)
-    return hashes + caps
-
-
-def _grouped(cells: list[Cell], key: Callable[[Record], Any]) -> list[list[Cell]]:
-    """By ``key`` in its order, every group in the order of its seeds."""
-
-    def order(cell: Cell) -> Any:
-        return key(cell.record), cell.record.seed, cell.record.record_id
-
-    ordered = sorted(cells, key=order)
-    return [list(group) for _, group in groupby(ordered, lambda cell: key(cell.record))]
-
-
-def _prevailing(
-    cells: list[Cell], version: Callable[[Record], Hashable]
-) -> tuple[list[Cell], list[Cell]]:
-    """The cells of the version that most of them have (ties: the newest), and the others."""
-    versions: dict[Hashable, list[Cell]] = {}
-    for cell in cells:
-        versions.setdefault(version(cell.record), []).append(cell)
-    kept = max(
-        versions.values(),
-        key=lambda group: (len(group), max(cell.record.created for cell in group)),
-    )
-    return kept, [cell for group in versions.values() if group is not kept for cell in group]
-
-
-def _newest_by_seed(cells: list[Cell]) -> tuple[list[Cell], list[Cell]]:
-    """One cell per seed, and the others."""
-    newest: dict[int, Cell] = {}
-    for cell in sorted(cells, key=lambda cell: cell.record.created):
-        newest[cell.record.seed] = cell
-    kept = sorted(newest.values(), key=lambda cell: cell.record.seed)
-    return kept, [cell for cell in cells if all(cell is not other for other in kept)]
