@@ -67,14 +67,18 @@ def generated_prior(
     shots: Shots, upstream: Any, meter: Any, rng: np.random.Generator, params: Any
 ) -> tuple[Examples, list[str]] | None:
     """Images of the classes' plain prompts, made by the generator before it is trained, and
-    their prompts; None where none are asked for."""
+    their prompts. As many as are asked for, or as half of what the budget holds beside the images
+    of the set; None where that is none."""
     import numpy as np
 
     from benchmark.upstream.training import Examples
 
-    if not params.prior_per_class:
+    per_class = len(shots.classes), params.steps, params.guidance_scale
+    left = meter.left("tflops") - spare(shots, upstream, meter, params)
+    count = min(params.prior_per_class, int(left / 2 / upstream.generator.price(*per_class)))
+    if count < 1:
         return None
-    prompts, labels, seeds = requests(shots, params.prior_per_class, rng)
+    prompts, labels, seeds = requests(shots, count, rng)
     with meter.phase("fit"):
         made = upstream.generator.text_to_image(
             prompts,

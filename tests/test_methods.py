@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmark.contract import Shots
+from benchmark.contract import Params, Shots
 from benchmark.data import load_split
 from benchmark.errors import BudgetStop
 from benchmark.ledger import Ledger
@@ -43,6 +43,7 @@ FIXED = {
     "sus_x_retrieved",
 }
 MIXING = sorted(name for name, method in REGISTRY.methods.items() if method.facts.mixes_batches)
+ADAPTING = sorted(name for name, m in REGISTRY.methods.items() if m.facts.adaptation != "none")
 
 
 @pytest.fixture(scope="module")
@@ -63,17 +64,24 @@ def quick(method: Method) -> object:
 
 
 def run(
-    method: Method, upstream: Upstream, split, seed: int, shots: Shots | None = None, **caps: float
+    method: Method,
+    upstream: Upstream,
+    split,
+    seed: int,
+    shots: Shots | None = None,
+    params: Params | None = None,
+    **caps: float,
 ):
     """What a trial does with a method: ledger and meter afterwards. A method may be stopped where
-    ``caps`` are given, and nowhere else."""
+    ``caps`` are given, and nowhere else. Default: the ``quick`` parameters."""
     seed_everything(seed)
     meter = Meter(budget(PER_CLASS, **caps), len(split.task.classes))
     ledger = Ledger(method.name, split, meter.budget, method.facts.filters)
     shots = shots or split.as_shots(with_reserve=method.facts.family == "oracle")
     given = fingerprint(shots)
     with upstream.metered(meter), suppress(BudgetStop) if caps else nullcontext():
-        made = method.augment(shots, upstream, meter, np.random.default_rng(seed), quick(method))
+        rng = np.random.default_rng(seed)
+        made = method.augment(shots, upstream, meter, rng, params or quick(method))
         for images in made:
             ledger.add(images)
             if ledger.full:
@@ -239,6 +247,18 @@ def test_half_the_compute_is_not_overspent(made, upstream, split):
         rows, whole = part.frame(), ledger.frame()
         planned = (rows["nfe"] < whole["nfe"].head(len(rows))).any()  # fewer steps an image
         assert planned or rows.equals(whole.head(len(rows))), "other images than without the cap"
+
+
+@pytest.mark.parametrize("name", ADAPTING)
+def test_training_is_shortened_until_all_images_are_paid_for(name, upstream, split):
+    """Each asks for several times as much, and DreamBooth for too large a prior."""
+    asks = "prior_per_class" in REGISTRY.methods[name].params.model_fields
+    prior = ",prior_per_class=20" if asks else ""
+    call = REGISTRY.call(f"{name}[steps=4{prior}]")
+    price = upstream.generator.price(10 * PER_CLASS, 4, call.params.guidance_scale)
+    full, spent = run(call.method, upstream, split, seed=0, tflops=price + 0.2, params=call.params)
+    assert full.count == 10 * PER_CLASS
+    assert spent.total().tflops <= price + 0.2
 
 
 def test_heavy_packages_wait_until_a_method_runs(made):
