@@ -249,7 +249,7 @@ def _notes(records: Sequence[Record], left_out: Mapping[str, str]) -> tuple[Note
         if record.status in ("failed", "skipped"):
             told[record.status, record.reason].append(record.seed)
         elif why := left_out.get(record.record_id):
-            told["left out", why].append(record.seed)
+            told["rows left out", why].append(record.seed)
         elif record.cap == "images":
             told["capped", "yielded more images than the budget holds"].append(record.seed)
         elif record.cap:
