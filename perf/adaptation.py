@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 
 from benchmark.contract import Shots
 from benchmark.data import load_split
@@ -32,6 +33,8 @@ from benchmark.registry import MethodCall, load_registry
 from benchmark.root import find_root
 from benchmark.trial import seed_everything
 from benchmark.upstream import Upstream, open_upstream
+from benchmark.upstream.conditioning import Conditioning
+from benchmark.upstream.generator import Generator
 from benchmark.upstream.training import denoising_loss
 
 
@@ -78,30 +81,18 @@ def held_out(
     latents = generator.encode(reserve.images[rows])
     found: list[float] = []
 
-    def loss(conditions: Any) -> float:
-        """The same noise and the same noise levels every time."""
-        rng = np.random.default_rng(0)
-        levels = generator.noising.config.num_train_timesteps
-        total = 0.0
-        with torch.no_grad():
-            for level in range(8):
-                time = torch.full((len(rows),), (2 * level + 1) * levels // 16)
-                each = denoising_loss(generator, latents, conditions, rng, timesteps=time)
-                total += float(each.mean()) / 8
-        return total
-
     def reached(prompts, labels, conditioning=None, **_) -> None:
         label_of = [int(np.argmax(label)) if np.ndim(label) else int(label) for label in labels]
         first = [label_of.index(label) for label in range(len(shots.classes))]
         told = generator.condition([prompts[place] for place in first])
         if conditioning is not None:
             told = conditioning.rows(first)
-        found.append(loss(told.rows(labels_held)))
-        found.append(loss(told.rows((labels_held + 1) % len(first))))
+        found.append(_loss(generator, latents, told.rows(labels_held)))
+        found.append(_loss(generator, latents, told.rows((labels_held + 1) % len(first))))
         raise _Reached
 
     plain = generator.condition([entry.prompts[0] for entry in shots.classes])
-    before = loss(plain.rows(labels_held))
+    before = _loss(generator, latents, plain.rows(labels_held))
     meter = Meter(budget, len(shots.classes))
     seed_everything(seed)
     started = time.perf_counter()
@@ -115,6 +106,19 @@ def held_out(
         list(call.method.augment(seen, upstream, meter, rng, call.params))
     spent = meter.spent()["fit"]
     return HeldOut(found[0], found[1], before, spent.tflops, time.perf_counter() - started)
+
+
+def _loss(generator: Generator, latents: Tensor, conditions: Conditioning) -> float:
+    """Mean over the images and 8 noise levels; the same noise and levels every time."""
+    rng = np.random.default_rng(0)
+    levels = generator.noising.config.num_train_timesteps
+    total = 0.0
+    with torch.no_grad():
+        for level in range(8):
+            timesteps = torch.full((len(latents),), (2 * level + 1) * levels // 16)
+            each = denoising_loss(generator, latents, conditions, rng, timesteps=timesteps)
+            total += float(each.mean()) / 8
+    return total
 
 
 @contextmanager

@@ -19,7 +19,7 @@ Row = TypeVar("Row", bound=_Recorded)
 
 
 @dataclass(frozen=True)
-class Contest(Generic[Row]):
+class Compared(Generic[Row]):
     """The rows of one task, budget, upstream and classifier, all of one version of these.
 
     Attributes:
@@ -31,7 +31,7 @@ class Contest(Generic[Row]):
     methods: list[list[Row]]
 
 
-def select(rows: Iterable[Row]) -> tuple[list[Contest[Row]], list[tuple[Record, str]]]:
+def select(rows: Iterable[Row]) -> tuple[list[Compared[Row]], list[tuple[Record, str]]]:
     """The contests, and the rows that count in none, with the reason.
 
     Of several versions of a task, upstream, budget, classifier or method the one with most rows
@@ -56,7 +56,7 @@ def select(rows: Iterable[Row]) -> tuple[list[Contest[Row]], list[tuple[Record, 
             entry, old = _newest_by_seed(entry)
             left_out += [(row.record, "a newer row of the same trial") for row in old]
             methods.append(entry)
-        contests.append(Contest(contest, methods))
+        contests.append(Compared(contest, methods))
     return contests, left_out
 
 
