@@ -10,7 +10,7 @@ from typing import Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from benchmark.contract import Class
-from benchmark.declared import Declared, declare, read_toml
+from benchmark.schema import Declared, declare, read_toml
 
 
 class Source(Declared):

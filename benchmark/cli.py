@@ -18,9 +18,9 @@ import typer
 from benchmark import __version__, publish
 from benchmark.cards import Task
 from benchmark.errors import BenchError, ConfigError, UnknownNameError
+from benchmark.home import find_root, results_folder
 from benchmark.protocol import Protocol, load_protocol
 from benchmark.registry import MethodCall, Registry, load_registry
-from benchmark.root import find_root, results_folder
 
 app = typer.Typer(
     name="bench",

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from benchmark.data import ImageSet
-from benchmark.imaging import mirrored, perceptual_hash
+from benchmark.images import mirrored, perceptual_hash
 from benchmark.protocol import ContaminationSpec
 from benchmark.records import check, tables
 

@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from benchmark.declared import Declared
 from benchmark.errors import Unavailable
+from benchmark.schema import Declared
 
 if TYPE_CHECKING:
     import numpy as np

@@ -14,9 +14,9 @@ from typing import Literal
 from benchmark.environment import package_versions
 from benchmark.errors import BenchError
 from benchmark.fingerprint import upstream_hash
+from benchmark.home import cache_folder, find_root, is_packaged, results_folder
 from benchmark.protocol import load_protocol
 from benchmark.registry import load_registry
-from benchmark.root import cache_folder, find_root, is_packaged, results_folder
 
 _MIN_FREE_GB = 1.0
 

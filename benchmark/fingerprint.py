@@ -10,8 +10,8 @@ from glob import glob
 from pathlib import Path
 
 from benchmark.errors import DataError
+from benchmark.home import cache_folder
 from benchmark.protocol import UpstreamSpec
-from benchmark.root import cache_folder
 
 
 def file_hash(path: Path) -> str:

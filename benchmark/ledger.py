@@ -16,10 +16,10 @@ import numpy as np
 from benchmark.contract import Images, Provenance
 from benchmark.data import Split
 from benchmark.errors import MethodError
-from benchmark.imaging import perceptual_hash, pixel_hash
+from benchmark.images import perceptual_hash, pixel_hash
+from benchmark.labels import checked, encode
 from benchmark.protocol import BudgetSpec
 from benchmark.records import check
-from benchmark.targets import checked, encode
 
 if TYPE_CHECKING:
     import pandas as pd

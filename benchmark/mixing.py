@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from benchmark.errors import BenchError, BudgetStop, MethodError, Unavailable
+from benchmark.labels import checked
 from benchmark.meter import Meter
 from benchmark.registry import MethodCall
-from benchmark.targets import checked
 
 if TYPE_CHECKING:
     from torch import Tensor

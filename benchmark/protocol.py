@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from benchmark.declared import Declared, declare, read_toml
 from benchmark.errors import UnknownNameError, did_you_mean
-from benchmark.root import PROTOCOL_FILE
+from benchmark.home import PROTOCOL_FILE
+from benchmark.schema import Declared, declare, read_toml
 
 # Raised when the harness itself changes what a record means: part of every record's identity.
 # 2: test images that an added image was flagged with are scored apart (`value_clean`); a trial

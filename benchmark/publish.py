@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from benchmark.root import find_root, results_folder
+from benchmark.home import find_root, results_folder
 
 Folders = Annotated[
     list[Path] | None,
@@ -30,7 +30,7 @@ def site(
     ] = None,
 ) -> None:
     """Build the leaderboard page from validated records; print its path."""
-    from benchmark.page import build_site
+    from benchmark.leaderboard.site import build_site
 
     root = find_root()
     out = out or results_folder(root).parent / "site"
@@ -76,8 +76,8 @@ def validate(folders: Folders = None) -> None:
 
 def catalogue(out: Out = None) -> None:
     """Write the list of methods, their parameters and what they spend; print its path."""
-    from benchmark.catalogue import catalogue
     from benchmark.files import write_file
+    from benchmark.leaderboard.catalogue import catalogue
     from benchmark.registry import load_registry
     from benchmark.spend import read_spend
 
@@ -126,7 +126,7 @@ def contact(
     ] = None,
 ) -> None:
     """Draw a sheet of every method's images, and one picture of all; print the index's path."""
-    from benchmark.contact import write_contact
+    from benchmark.leaderboard.sheets import write_contact
     from benchmark.protocol import load_protocol
     from benchmark.registry import load_registry
     from benchmark.store import read_results

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from benchmark.declared import Declared, declare
 from benchmark.errors import ConfigError, RecordError
+from benchmark.schema import Declared, declare
 
 if TYPE_CHECKING:
     import pandas as pd

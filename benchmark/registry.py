@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 from benchmark.cards import Task, load_tasks
 from benchmark.contract import Facts, Images, Params
-from benchmark.declared import declare
 from benchmark.errors import BenchError, ConfigError, UnknownNameError
+from benchmark.schema import declare
 
 if TYPE_CHECKING:
     from benchmark.protocol import Protocol

@@ -18,7 +18,7 @@ import numpy as np
 from benchmark.cards import Columns, Source
 from benchmark.errors import DataError
 from benchmark.fingerprint import file_hash
-from benchmark.imaging import decode
+from benchmark.images import decode
 
 if TYPE_CHECKING:
     import pyarrow as pa

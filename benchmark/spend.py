@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from benchmark.declared import Declared, declare
 from benchmark.environment import environment
 from benchmark.errors import BenchError, ConfigError, Unavailable
 from benchmark.files import to_json, write_file
 from benchmark.records import Status
 from benchmark.registry import Method, MethodCall, Registry
+from benchmark.schema import Declared, declare
 from benchmark.trial import Trial, augment
 
 if TYPE_CHECKING:

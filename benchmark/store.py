@@ -34,9 +34,9 @@ from benchmark.files import (
     write_images,
     write_table,
 )
+from benchmark.labels import decode
 from benchmark.packed import KEYS, RECORDS, Packed
 from benchmark.records import Record, check, read_record, table_hash
-from benchmark.targets import decode
 
 if TYPE_CHECKING:
     import numpy as np

@@ -20,7 +20,7 @@ from PIL import Image
 from benchmark.data import Split, load_split
 from benchmark.errors import DataError, RecordError, StorageError
 from benchmark.files import write_arrow, write_bytes, write_folder, write_images
-from benchmark.imaging import decode, pixel_hash
+from benchmark.images import decode, pixel_hash
 from benchmark.packed import IMAGES, KEYS, RECORDS
 from benchmark.records import canonical_hash, reject_counts
 from benchmark.statistics.estimates import metric_of, strata_of

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from benchmark.environment import environment
 from benchmark.errors import BenchError, StorageError, Unavailable
-from benchmark.imaging import decode, encode_png
+from benchmark.images import decode, encode_png
 from benchmark.protocol import Protocol, load_protocol
 from benchmark.registry import Registry, load_registry
 from benchmark.store import Store

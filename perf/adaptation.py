@@ -27,10 +27,10 @@ from torch import Tensor
 
 from benchmark.contract import Shots
 from benchmark.data import load_split
+from benchmark.home import find_root
 from benchmark.meter import Meter
 from benchmark.protocol import BudgetSpec, load_protocol
 from benchmark.registry import MethodCall, load_registry
-from benchmark.root import find_root
 from benchmark.trial import seed_everything
 from benchmark.upstream import Upstream, open_upstream
 from benchmark.upstream.conditioning import Conditioning

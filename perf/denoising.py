@@ -27,11 +27,11 @@ from rich.table import Table
 from benchmark.contract import Provenance, Shots
 from benchmark.data import load_split
 from benchmark.errors import BudgetStop
+from benchmark.home import find_root
 from benchmark.meter import Meter
 from benchmark.protocol import BudgetSpec, load_protocol
 from benchmark.records import Spend
 from benchmark.registry import MethodCall, load_registry
-from benchmark.root import find_root
 from benchmark.upstream import Upstream, open_upstream
 from benchmark.upstream.generator import denoiser
 

@@ -12,9 +12,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from benchmark.board import interval
+from benchmark.leaderboard.board import interval
+
+from benchmark.home import find_root
 from benchmark.registry import load_registry
-from benchmark.root import find_root
 from benchmark.statistics import Cell, Estimate, Line, paired_difference, summarise
 from benchmark.store import read_results
 

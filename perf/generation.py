@@ -15,8 +15,8 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from benchmark.home import find_root
 from benchmark.protocol import load_protocol
-from benchmark.root import find_root
 from benchmark.upstream import open_upstream
 
 TARGET = 5.0

@@ -18,9 +18,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from benchmark.home import find_root
 from benchmark.protocol import load_protocol
 from benchmark.registry import load_registry
-from benchmark.root import find_root
 
 
 def measure(method: str, options: argparse.Namespace) -> dict[str, Any]:

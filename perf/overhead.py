@@ -21,10 +21,10 @@ import torch
 
 from benchmark.classify import _training, probe
 from benchmark.environment import environment
-from benchmark.imaging import encode_png
+from benchmark.home import find_root
+from benchmark.images import encode_png
 from benchmark.protocol import load_protocol
 from benchmark.registry import load_registry
-from benchmark.root import find_root
 from benchmark.store import Store
 from benchmark.trial import Trial, augment, classify
 from benchmark.upstream import open_upstream

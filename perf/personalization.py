@@ -23,9 +23,9 @@ from rich.table import Table
 
 from benchmark.contract import Shots
 from benchmark.data import load_split
+from benchmark.home import find_root
 from benchmark.protocol import BudgetSpec, load_protocol
 from benchmark.registry import MethodCall, load_registry
-from benchmark.root import find_root
 from benchmark.upstream import Upstream, open_upstream
 
 ADAPTATIONS = ("token", "conditioning")

@@ -29,9 +29,9 @@ from rich.table import Table
 
 from benchmark.classify import train
 from benchmark.data import Split, TestSplit, load_split
+from benchmark.home import find_root
 from benchmark.protocol import Protocol, load_protocol
 from benchmark.registry import load_registry
-from benchmark.root import find_root
 from benchmark.store import Augmented
 from benchmark.trial import Trial, augment, score
 from benchmark.upstream import Upstream, open_upstream

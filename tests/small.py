@@ -14,9 +14,9 @@ import torch
 
 from benchmark.contract import Shots
 from benchmark.data import load_split
+from benchmark.home import cache_folder
 from benchmark.protocol import BudgetSpec, UpstreamSpec
 from benchmark.registry import load_registry
-from benchmark.root import cache_folder
 
 EVERY = 40
 torch.set_num_threads(1)  # the models are small: on a busy machine more threads only wait

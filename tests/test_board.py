@@ -1,8 +1,8 @@
 """What the page says: verdicts from intervals, and the order of rows."""
 
 import pytest
+from benchmark.leaderboard.board import Board, Contest, Note, Row, Section, order_rows
 
-from benchmark.board import Board, Contest, Note, Row, Section, order_rows
 from benchmark.statistics import Estimate
 
 

@@ -5,9 +5,9 @@ from contextlib import nullcontext
 
 import numpy as np
 import pytest
+from benchmark.leaderboard.catalogue import catalogue
 from typer.testing import CliRunner
 
-from benchmark.catalogue import catalogue
 from benchmark.errors import ConfigError, UnknownNameError
 from benchmark.meter import Meter
 from benchmark.registry import load_registry

@@ -4,12 +4,12 @@ import io
 
 import numpy as np
 import pytest
+from benchmark.leaderboard.sheets import MAX_BYTES, TILE
 from PIL import Image
 from typer.testing import CliRunner
 
-from benchmark.contact import MAX_BYTES, TILE
 from benchmark.errors import RecordError
-from benchmark.imaging import decode
+from benchmark.images import decode
 from benchmark.store import read_results
 from benchmark.submission import pack
 from tests.test_submission import change_line, write_results

@@ -14,7 +14,7 @@ from PIL import Image
 from benchmark.contamination import examine, hamming, hashes, sketches
 from benchmark.data import load_split
 from benchmark.errors import RecordError
-from benchmark.imaging import mirrored, perceptual_hash
+from benchmark.images import mirrored, perceptual_hash
 from benchmark.protocol import ContaminationSpec
 from benchmark.records import check
 from benchmark.registry import load_registry

@@ -16,7 +16,7 @@ import pytest
 from benchmark.cards import Task, load_tasks
 from benchmark.data import Split, load_split
 from benchmark.errors import DataError
-from benchmark.imaging import decode
+from benchmark.images import decode
 
 Edit = Callable[[Path, str, str], None]
 ChangeRows = Callable[[Path, Callable[[list[dict]], object]], None]

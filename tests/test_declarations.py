@@ -12,11 +12,11 @@ import pytest
 
 import benchmark
 from benchmark.cards import load_tasks
-from benchmark.declared import declare
 from benchmark.errors import ConfigError, UnknownNameError, did_you_mean
+from benchmark.home import find_root
 from benchmark.protocol import load_protocol
 from benchmark.registry import load_registry, split_call
-from benchmark.root import find_root
+from benchmark.schema import declare
 
 Edit = Callable[[Path, str, str], None]
 FACTS = 'from benchmark import Facts\nFACTS = Facts(title="A method", family="control")\n'

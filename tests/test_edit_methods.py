@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from benchmark.contract import Images, Shots
+from benchmark.home import find_root
 from benchmark.meter import Meter
 from benchmark.registry import load_registry
-from benchmark.root import find_root
 from benchmark.upstream import Upstream, open_upstream
 from methods import _edits, _fractals, diff_mix, diffusemix, real_guidance
 from tests.small import budget, fashion, small_spec

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from benchmark.errors import DataError
-from benchmark.imaging import decode, encode_png, perceptual_hash, pixel_hash
+from benchmark.images import decode, encode_png, perceptual_hash, pixel_hash
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:

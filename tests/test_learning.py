@@ -6,8 +6,8 @@ from __future__ import annotations
 import pytest
 
 from benchmark.data import load_split
+from benchmark.home import find_root
 from benchmark.registry import load_registry
-from benchmark.root import find_root
 from benchmark.upstream import open_upstream
 from perf.adaptation import held_out
 from tests.small import budget, of_classes, small_spec

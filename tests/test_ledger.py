@@ -11,7 +11,7 @@ import torch
 from benchmark.contract import Images, Provenance
 from benchmark.data import Split, load_split
 from benchmark.errors import MethodError
-from benchmark.imaging import perceptual_hash, pixel_hash
+from benchmark.images import perceptual_hash, pixel_hash
 from benchmark.ledger import Ledger
 from benchmark.records import table_hash, tables
 from benchmark.registry import load_registry

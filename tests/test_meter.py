@@ -15,9 +15,9 @@ from torch import nn
 from torch.nn import functional
 
 from benchmark.errors import BudgetStop
+from benchmark.home import find_root
 from benchmark.meter import Meter, count_flops, watch
 from benchmark.protocol import BudgetSpec
-from benchmark.root import find_root
 
 torch.set_num_threads(1)
 DIFFUSION = find_root(Path(__file__)) / "pocket" / "stable-diffusion"

@@ -17,12 +17,12 @@ import torch
 from benchmark.contract import Params, Shots
 from benchmark.data import load_split
 from benchmark.errors import BudgetStop
+from benchmark.home import find_root
 from benchmark.ledger import Ledger
 from benchmark.meter import Meter
 from benchmark.mixing import Mixer
 from benchmark.records import table_hash
 from benchmark.registry import Method, MethodCall, load_registry
-from benchmark.root import find_root
 from benchmark.trial import seed_everything
 from benchmark.upstream import Upstream, open_upstream
 from tests.small import budget, small_spec

@@ -13,14 +13,14 @@ from html.parser import HTMLParser
 import numpy as np
 import pandas as pd
 import pytest
+from benchmark.leaderboard.flagged import flagged_pairs
+from benchmark.leaderboard.site import build_site, render
 from PIL import Image
 
-from benchmark import gallery
 from benchmark.data import load_split
 from benchmark.errors import RecordError, StorageError
-from benchmark.flagged import flagged_pairs
-from benchmark.imaging import encode_png
-from benchmark.page import build_site, render
+from benchmark.images import encode_png
+from benchmark.leaderboard import gallery
 from benchmark.records import check, read_record, records_frame, table_hash
 from benchmark.registry import load_registry
 from benchmark.store import Augmented, Store, read_results
@@ -403,7 +403,7 @@ def test_extreme_numbers_are_drawn():
 def test_building_the_page_imports_no_torch(contest, tmp_path):
     root, folder = contest
     code = (
-        "import sys; from pathlib import Path; from benchmark.page import build_site;"
+        "import sys; from pathlib import Path; from benchmark.leaderboard.site import build_site;"
         "build_site(*map(Path, sys.argv[1:]));"
         "print(sorted({'torch', 'diffusers', 'open_clip', 'timm', 'datasets'} & set(sys.modules)))"
     )

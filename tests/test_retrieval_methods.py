@@ -14,9 +14,9 @@ import torch
 
 from benchmark import Class, Provenance
 from benchmark.contract import Images
+from benchmark.home import find_root
 from benchmark.meter import Meter
 from benchmark.registry import load_registry
-from benchmark.root import find_root
 from benchmark.upstream import Neighbours, Upstream, open_upstream
 from tests.small import budget, fashion, small_spec
 

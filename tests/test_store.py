@@ -6,7 +6,7 @@ import pytest
 from filelock import Timeout
 
 from benchmark.errors import RecordError, StorageError
-from benchmark.imaging import decode, encode_png
+from benchmark.images import decode, encode_png
 from benchmark.records import check, read_record, table_hash
 from benchmark.store import Augmented, Store, StoredRecord, read_results
 from tests.test_records import UNSCORED, contamination, golden, ledger

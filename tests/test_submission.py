@@ -8,15 +8,15 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from benchmark.leaderboard.site import build_site
 from typer.testing import CliRunner
 
 from benchmark.contract import Images, Provenance
 from benchmark.data import load_split
 from benchmark.errors import RecordError, StorageError
-from benchmark.imaging import decode, encode_png
+from benchmark.images import decode, encode_png
 from benchmark.ledger import Ledger
 from benchmark.packed import IMAGES, KEYS, RECORDS
-from benchmark.page import build_site
 from benchmark.records import canonical_hash, check, read_record, table_hash
 from benchmark.registry import load_registry
 from benchmark.store import Augmented, Store, read_results

@@ -17,12 +17,12 @@ from benchmark.classify._training import fit_network
 from benchmark.data import load_split
 from benchmark.environment import environment
 from benchmark.errors import MethodError
-from benchmark.imaging import decode as decode_image
-from benchmark.imaging import encode_png
+from benchmark.images import decode as decode_image
+from benchmark.images import encode_png
+from benchmark.labels import checked, decode, encode
 from benchmark.protocol import ScratchSpec, load_protocol
 from benchmark.registry import load_registry
 from benchmark.store import Store
-from benchmark.targets import checked, decode, encode
 from benchmark.trial import Trial, augment, classify
 from benchmark.upstream import open_upstream
 

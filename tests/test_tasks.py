@@ -13,7 +13,7 @@ import pytest
 
 from benchmark.cards import load_tasks
 from benchmark.data import Split, load_split
-from benchmark.imaging import decode, pixel_hash
+from benchmark.images import decode, pixel_hash
 
 ROOT = Path(__file__).resolve().parents[1]
 

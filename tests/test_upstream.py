@@ -15,9 +15,9 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from benchmark.errors import BudgetStop, ConfigError, DataError, MethodError, StorageError
-from benchmark.imaging import decode
+from benchmark.home import cache_folder
+from benchmark.images import decode
 from benchmark.meter import Meter
-from benchmark.root import cache_folder
 from benchmark.upstream import Neighbours, Upstream, open_upstream
 from benchmark.upstream.corpus import Corpus
 from benchmark.upstream.encoder import Encoder

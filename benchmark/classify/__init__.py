@@ -19,8 +19,8 @@ from benchmark.classify import finetune, probe, scratch
 from benchmark.classify._batches import Data, Labelled, Mix
 from benchmark.classify._training import Fitted, Progress
 from benchmark.data import Split
+from benchmark.labels import primary
 from benchmark.protocol import ClassifierSpec, FinetuneSpec, ProbeSpec, ScratchSpec
-from benchmark.targets import primary
 from benchmark.upstream import Upstream
 
 
@@ -58,7 +58,7 @@ def train(
 
     Args:
         added: uint8 [M, S, S, 3] and int64 [M], each label in 0..C-1, or float [M, C], rows of
-            targets (``benchmark.targets``); M may be 0.
+            targets (``benchmark.labels``); M may be 0.
         device: as torch names it; ``cuda`` computes in bfloat16 where that is safe.
         progress: told ``("train", step, steps)``.
         mix: applied to the batches that are trained on.

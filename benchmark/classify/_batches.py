@@ -23,7 +23,7 @@ class Labelled:
     Attributes:
         pixels: uint8 [N, S, S, 3], RGB.
         labels: int64 [N], each in 0..C-1; the primary classes, where there are targets.
-        targets: float32 [N, C] where a label is soft or negative (``benchmark.targets``), else
+        targets: float32 [N, C] where a label is soft or negative (``benchmark.labels``), else
             None.
     """
 

@@ -29,7 +29,7 @@ class Shown:
 
     Attributes:
         inputs: float [N, D], scaled features.
-        targets: int64 [N], or float [N, C] as ``benchmark.targets`` has them.
+        targets: int64 [N], or float [N, C] as ``benchmark.labels`` has them.
         batches: int64 [steps, B], rows of ``inputs``.
     """
 

@@ -4,6 +4,6 @@
 workers and type checkers work as in any package. Importing an entry runs its code.
 """
 
-from benchmark.root import find_root
+from benchmark.home import find_root
 
 __path__ = [str(find_root())]

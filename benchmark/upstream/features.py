@@ -12,7 +12,7 @@ from filelock import FileLock
 from torch import Tensor
 
 from benchmark.errors import DataError, StorageError
-from benchmark.root import cache_folder
+from benchmark.home import cache_folder
 from benchmark.upstream.corpus import Corpus
 from benchmark.upstream.encoder import Encoder
 

@@ -17,7 +17,7 @@ from torch.nn.functional import interpolate
 from benchmark.contract import Images, Provenance
 from benchmark.errors import ConfigError, MethodError
 from benchmark.fingerprint import generator_hash
-from benchmark.imaging import decode, encode_png
+from benchmark.images import decode, encode_png
 from benchmark.meter import Meter, count_flops, watch
 from benchmark.protocol import UpstreamSpec
 from benchmark.upstream.adapters import text_parts

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import argparse
 
+from benchmark.home import find_root
 from benchmark.protocol import load_protocol
-from benchmark.root import find_root
 from benchmark.upstream import open_upstream
 from benchmark.upstream.features import write_shipped
 

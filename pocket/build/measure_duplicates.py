@@ -21,10 +21,10 @@ from PIL import Image, ImageEnhance, ImageOps
 
 from benchmark.contamination import hamming, hashes
 from benchmark.data import load_split
-from benchmark.imaging import mirrored
+from benchmark.home import find_root
+from benchmark.images import mirrored
 from benchmark.protocol import load_protocol
 from benchmark.registry import load_registry
-from benchmark.root import find_root
 from benchmark.upstream import open_upstream
 
 if TYPE_CHECKING:

@@ -41,8 +41,8 @@ def is_packaged(root: Path) -> bool:
     return root == _PACKAGED
 
 
-def site_files() -> Path:
-    """The leaderboard's templates, style and script (beside the package, or in the wheel)."""
+def leaderboard_folder() -> Path:
+    """Code, templates and assets of the site (beside the package, or in the wheel)."""
     beside = _PACKAGE.parent / "leaderboard"
     return beside if (beside / "templates").is_dir() else _PACKAGED / "leaderboard"
 

@@ -16,11 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
-
-from benchmark import charts
-from benchmark.board import (
+from benchmark.leaderboard.board import (
     Board,
     Contest,
     Note,
@@ -31,13 +27,17 @@ from benchmark.board import (
     order_rows,
     points,
 )
+from benchmark.leaderboard.flagged import FlaggedPairs, flagged_pairs
+from benchmark.leaderboard.gallery import Gallery, build_galleries
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
 from benchmark.errors import StorageError
-from benchmark.flagged import FlaggedPairs, flagged_pairs
-from benchmark.gallery import Gallery, build_galleries
+from benchmark.home import leaderboard_folder
+from benchmark.leaderboard import charts
 from benchmark.protocol import load_protocol
 from benchmark.records import Record, records_frame
 from benchmark.registry import Registry, load_registry
-from benchmark.root import site_files
 from benchmark.statistics import (
     Cell,
     Estimate,
@@ -110,7 +110,7 @@ def render(
     flagged: Mapping[str, FlaggedPairs] | None = None,
 ) -> str:
     """The page as text, from plain data; ``flagged`` is by task."""
-    folder = site_files()
+    folder = leaderboard_folder()
     environment = Environment(
         loader=FileSystemLoader(folder / "templates"),
         autoescape=True,

@@ -14,10 +14,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from benchmark.board import Row, interval, points
+from benchmark.leaderboard.board import Row, interval, points
 
 if TYPE_CHECKING:
-    from benchmark.board import Section
+    from benchmark.leaderboard.board import Section
+
     from benchmark.statistics import Estimate
 
 

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from benchmark.leaderboard.gallery import ORDER, Shown, choose, readers
 from PIL import Image, ImageDraw, ImageFont
 
 from benchmark.errors import BenchError, RecordError
 from benchmark.files import write_file
-from benchmark.gallery import ORDER, Shown, choose, readers
-from benchmark.imaging import decode
+from benchmark.images import decode
 from benchmark.statistics import counted
 
 if TYPE_CHECKING:

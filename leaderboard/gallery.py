@@ -21,7 +21,7 @@ from PIL import Image
 
 from benchmark.data import load_split
 from benchmark.errors import BenchError, DataError
-from benchmark.imaging import decode
+from benchmark.images import decode
 
 if TYPE_CHECKING:
     from benchmark.cards import Task
