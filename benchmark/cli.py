@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from benchmark import __version__, publish
-from benchmark.cards import Task
+from benchmark.data.card import Task
 from benchmark.errors import BenchError, ConfigError, UnknownNameError
 from benchmark.home import find_root, results_folder
 from benchmark.protocol import Protocol, load_protocol

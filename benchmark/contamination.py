@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from benchmark.data import ImageSet
+from benchmark.data.split import ImageSet
 from benchmark.images import mirrored, perceptual_hash
 from benchmark.protocol import ContaminationSpec
 from benchmark.records import check, tables

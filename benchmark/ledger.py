@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from benchmark.contract import Images, Provenance
-from benchmark.data import Split
+from benchmark.data.split import Split
 from benchmark.errors import MethodError
 from benchmark.images import perceptual_hash, pixel_hash
 from benchmark.labels import checked, encode

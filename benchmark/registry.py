@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmark.cards import Task, load_tasks
 from benchmark.contract import Facts, Images, Params
+from benchmark.data.card import Task, load_tasks
 from benchmark.errors import BenchError, ConfigError, UnknownNameError
 from benchmark.schema import declare
 

@@ -22,7 +22,7 @@ from typing import Any, Literal
 from typing import Protocol as Interface
 
 from benchmark import worker
-from benchmark.cards import Task
+from benchmark.data.card import Task
 from benchmark.environment import environment
 from benchmark.errors import DataError, StorageError
 from benchmark.protocol import BudgetSpec, Protocol

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from PIL import Image
 
-from benchmark.data import Split, load_split
+from benchmark.data.split import Split, load_split
 from benchmark.errors import DataError, RecordError, StorageError
 from benchmark.files import write_arrow, write_bytes, write_folder, write_images
 from benchmark.images import decode, pixel_hash

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchmark.cards import Task
-from benchmark.data import Split, load_split
+from benchmark.data.card import Task
+from benchmark.data.split import Split, load_split
 from benchmark.errors import BenchError, BudgetStop, MethodError, Unavailable
 from benchmark.fingerprint import file_hash, upstream_hash
 from benchmark.mixing import Mixer

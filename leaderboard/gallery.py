@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from benchmark.data import load_split
+from benchmark.data.split import load_split
 from benchmark.errors import BenchError, DataError
 from benchmark.images import decode
 
 if TYPE_CHECKING:
-    from benchmark.cards import Task
+    from benchmark.data.card import Task
     from benchmark.registry import Registry
     from benchmark.store import StoredRecord
 

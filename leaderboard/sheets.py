@@ -22,7 +22,7 @@ from benchmark.images import decode
 from benchmark.statistics import counted
 
 if TYPE_CHECKING:
-    from benchmark.cards import Task
+    from benchmark.data.card import Task
     from benchmark.records import Record
     from benchmark.registry import Registry
     from benchmark.store import StoredRecord

@@ -26,7 +26,7 @@ from rich.table import Table
 from torch import Tensor
 
 from benchmark.contract import Shots
-from benchmark.data import load_split
+from benchmark.data.split import load_split
 from benchmark.home import find_root
 from benchmark.meter import Meter
 from benchmark.protocol import BudgetSpec, load_protocol

@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmark.contract import Provenance, Shots
-from benchmark.data import load_split
+from benchmark.data.split import load_split
 from benchmark.errors import BudgetStop
 from benchmark.home import find_root
 from benchmark.meter import Meter

@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmark.contract import Shots
-from benchmark.data import load_split
+from benchmark.data.split import load_split
 from benchmark.home import find_root
 from benchmark.protocol import BudgetSpec, load_protocol
 from benchmark.registry import MethodCall, load_registry

@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmark.classify import train
-from benchmark.data import Split, TestSplit, load_split
+from benchmark.data.split import Split, TestSplit, load_split
 from benchmark.home import find_root
 from benchmark.protocol import Protocol, load_protocol
 from benchmark.registry import load_registry

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import torch
 
 from benchmark.contract import Shots
-from benchmark.data import load_split
+from benchmark.data.split import load_split
 from benchmark.home import cache_folder
 from benchmark.protocol import BudgetSpec, UpstreamSpec
 from benchmark.registry import load_registry

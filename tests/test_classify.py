@@ -20,7 +20,7 @@ from benchmark.classify._training import (
     learning_rate_factor,
 )
 from benchmark.classify.finetune import timm_network
-from benchmark.data import TestSplit, load_split
+from benchmark.data.split import TestSplit, load_split
 from benchmark.errors import ConfigError, DataError
 from benchmark.protocol import FinetuneSpec, ProbeSpec, ScratchSpec, load_protocol
 from benchmark.registry import load_registry

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from benchmark.contamination import examine, hamming, hashes, sketches
-from benchmark.data import load_split
+from benchmark.data.split import load_split
 from benchmark.errors import RecordError
 from benchmark.images import mirrored, perceptual_hash
 from benchmark.protocol import ContaminationSpec

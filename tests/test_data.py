@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from benchmark.cards import Task, load_tasks
-from benchmark.data import Split, load_split
+from benchmark.data.card import Task, load_tasks
+from benchmark.data.split import Split, load_split
 from benchmark.errors import DataError
 from benchmark.images import decode
 
@@ -245,7 +245,7 @@ def test_no_test_image_may_be_a_training_image(shapes: Path, edit: Edit) -> None
 def test_splits_are_made_without_torch(root: Path, shapes: Path) -> None:
     code = (
         "import sys; from pathlib import Path\n"
-        "from benchmark.cards import load_tasks; from benchmark.data import load_split\n"
+        "from benchmark.data.split.card import load_tasks; from benchmark.data.split import load_split\n"
         f"root = Path({str(shapes)!r})\n"
         "split = load_split(load_tasks(root / 'tasks' / 'shapes.toml')[0], 0, root)\n"
         "assert split.as_shots(True).images.shape == (3, 32, 32, 3)\n"

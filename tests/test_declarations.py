@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import benchmark
-from benchmark.cards import load_tasks
+from benchmark.data.card import load_tasks
 from benchmark.errors import ConfigError, UnknownNameError, did_you_mean
 from benchmark.home import find_root
 from benchmark.protocol import load_protocol

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmark.data import Split, load_split
+from benchmark.data.split import Split, load_split
 from benchmark.meter import Meter
 from benchmark.upstream import Upstream, open_upstream
 from benchmark.upstream.generator import to_pixels

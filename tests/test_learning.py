@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmark.data import load_split
+from benchmark.data.split import load_split
 from benchmark.home import find_root
 from benchmark.registry import load_registry
 from benchmark.upstream import open_upstream

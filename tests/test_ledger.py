@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from benchmark.contract import Images, Provenance
-from benchmark.data import Split, load_split
+from benchmark.data.split import Split, load_split
 from benchmark.errors import MethodError
 from benchmark.images import perceptual_hash, pixel_hash
 from benchmark.ledger import Ledger

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from benchmark.contract import Params, Shots
-from benchmark.data import load_split
+from benchmark.data.split import load_split
 from benchmark.errors import BudgetStop
 from benchmark.home import find_root
 from benchmark.ledger import Ledger

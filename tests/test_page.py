@@ -17,7 +17,7 @@ from benchmark.leaderboard.flagged import flagged_pairs
 from benchmark.leaderboard.site import build_site, render
 from PIL import Image
 
-from benchmark.data import load_split
+from benchmark.data.split import load_split
 from benchmark.errors import RecordError, StorageError
 from benchmark.images import encode_png
 from benchmark.leaderboard import gallery

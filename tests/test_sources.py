@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from benchmark import sources
-from benchmark.cards import Columns, load_tasks
-from benchmark.data import Split, load_split
+from benchmark.data import table as sources
+from benchmark.data.card import Columns, load_tasks
+from benchmark.data.split import Split, load_split
 from benchmark.errors import DataError
 from benchmark.images import decode
 

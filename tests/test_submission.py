@@ -12,7 +12,7 @@ from benchmark.leaderboard.site import build_site
 from typer.testing import CliRunner
 
 from benchmark.contract import Images, Provenance
-from benchmark.data import load_split
+from benchmark.data.split import load_split
 from benchmark.errors import RecordError, StorageError
 from benchmark.images import decode, encode_png
 from benchmark.ledger import Ledger

@@ -14,7 +14,7 @@ from benchmark.classify import train
 from benchmark.classify._batches import Data, Labelled, plan_batches
 from benchmark.classify._loss import target_loss
 from benchmark.classify._training import fit_network
-from benchmark.data import load_split
+from benchmark.data.split import load_split
 from benchmark.environment import environment
 from benchmark.errors import MethodError
 from benchmark.images import decode as decode_image

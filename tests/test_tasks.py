@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from benchmark.cards import load_tasks
-from benchmark.data import Split, load_split
+from benchmark.data.card import load_tasks
+from benchmark.data.split import Split, load_split
 from benchmark.images import decode, pixel_hash
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmark.contract import Shots
-from benchmark.data import load_split
+from benchmark.data.split import load_split
 from benchmark.errors import BudgetStop, MethodError
 from benchmark.meter import Meter, watch
 from benchmark.registry import load_registry

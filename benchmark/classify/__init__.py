@@ -18,7 +18,7 @@ import torch
 from benchmark.classify import finetune, probe, scratch
 from benchmark.classify._batches import Data, Labelled, Mix
 from benchmark.classify._training import Fitted, Progress
-from benchmark.data import Split
+from benchmark.data.split import Split
 from benchmark.labels import primary
 from benchmark.protocol import ClassifierSpec, FinetuneSpec, ProbeSpec, ScratchSpec
 from benchmark.upstream import Upstream

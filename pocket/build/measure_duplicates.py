@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
 from benchmark.contamination import hamming, hashes
-from benchmark.data import load_split
+from benchmark.data.split import load_split
 from benchmark.home import find_root
 from benchmark.images import mirrored
 from benchmark.protocol import load_protocol

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmark.cards import Task, TaskCard
 from benchmark.contract import Shots
+from benchmark.data.card import Task, TaskCard
+from benchmark.data.table import ImageTable, open_table
 from benchmark.errors import DataError
 from benchmark.records import canonical_hash
-from benchmark.sources import ImageTable, open_table
 
 
 class ImageSet:

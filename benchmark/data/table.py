@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from benchmark.cards import Columns, Source
+from benchmark.data.card import Columns, Source
 from benchmark.errors import DataError
 from benchmark.fingerprint import file_hash
 from benchmark.images import decode

@@ -1,0 +1,1 @@
+"""Data sets: a task card, the table of images behind it, the few-shot split drawn from it."""
