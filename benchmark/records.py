@@ -8,7 +8,6 @@ them.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -18,7 +17,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from benchmark.errors import ConfigError, RecordError
-from benchmark.schema import Declared, declare
+from benchmark.meter import Spend
+from benchmark.schema import Declared, canonical_hash, declare
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,16 +40,6 @@ MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _why_rej
 
 Status = Literal["ok", "capped", "failed", "skipped"]
 _SHA = r"^[0-9a-f]{64}$"
-
-
-class Spend(Declared):
-    """What one phase used. FLOPs count a multiply-add as 2; NFE are denoiser evaluations of one
-    image; seconds are wall-clock."""
-
-    tflops: float = Field(default=0.0, ge=0)
-    nfe: int = Field(default=0, ge=0)
-    images: int = Field(default=0, ge=0)
-    seconds: float = Field(default=0.0, ge=0)
 
 
 class Environment(Declared):
@@ -199,12 +189,6 @@ def read_record(text: str, source: object) -> Record:
         return declare(Record, values, source)
     except ConfigError as error:
         raise RecordError(str(error)) from None
-
-
-def canonical_hash(value: Any) -> str:
-    """sha256 of the canonical JSON (sorted keys, no spaces) of plain data."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def table_hash(table: pd.DataFrame) -> str:

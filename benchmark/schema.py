@@ -5,6 +5,8 @@ One place turns pydantic's faults into lines that name the key, the value and th
 
 from __future__ import annotations
 
+import hashlib
+import json
 import tomllib
 from pathlib import Path
 from typing import Any, TypeVar, get_origin
@@ -37,6 +39,12 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(path, ["no such file"]) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(path, [f"not valid TOML: {error}"]) from None
+
+
+def canonical_hash(value: Any) -> str:
+    """sha256 of the canonical JSON (sorted keys, no spaces) of plain data."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def declare(model: type[Model], values: Any, source: object) -> Model:

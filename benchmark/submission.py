@@ -22,7 +22,8 @@ from benchmark.errors import DataError, RecordError, StorageError
 from benchmark.files import write_arrow, write_bytes, write_folder, write_images
 from benchmark.images import decode, pixel_hash
 from benchmark.packed import IMAGES, KEYS, RECORDS
-from benchmark.records import canonical_hash, reject_counts
+from benchmark.records import reject_counts
+from benchmark.schema import canonical_hash
 from benchmark.statistics.estimates import metric_of, strata_of
 from benchmark.store import StoredRecord, read_results
 

@@ -23,18 +23,12 @@ from benchmark.data.card import Task
 from benchmark.data.split import Split, load_split
 from benchmark.errors import BenchError, BudgetStop, MethodError, Unavailable
 from benchmark.fingerprint import file_hash, upstream_hash
+from benchmark.meter import Spend
 from benchmark.mixing import Mixer
 from benchmark.protocol import PROTOCOL_VERSION, Protocol
-from benchmark.records import (
-    Environment,
-    Record,
-    Spend,
-    Status,
-    canonical_hash,
-    reject_counts,
-    table_hash,
-)
+from benchmark.records import Environment, Record, Status, reject_counts, table_hash
 from benchmark.registry import MethodCall, Registry
+from benchmark.schema import canonical_hash
 from benchmark.store import Augmented
 
 if TYPE_CHECKING:

@@ -28,9 +28,8 @@ from benchmark.contract import Provenance, Shots
 from benchmark.data.split import load_split
 from benchmark.errors import BudgetStop
 from benchmark.home import find_root
-from benchmark.meter import Meter
+from benchmark.meter import Meter, Spend
 from benchmark.protocol import BudgetSpec, load_protocol
-from benchmark.records import Spend
 from benchmark.registry import MethodCall, load_registry
 from benchmark.upstream import Upstream, open_upstream
 from benchmark.upstream.generator import denoiser

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from benchmark.errors import ConfigError, DataError, MethodError
-from benchmark.meter import Meter, count_flops
+from benchmark.flops import count_flops
+from benchmark.meter import Meter
 from benchmark.upstream import Upstream, open_upstream
 from benchmark.upstream.adapters import unfrozen
 from benchmark.upstream.generator import Generator, to_pixels

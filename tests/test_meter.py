@@ -15,8 +15,9 @@ from torch import nn
 from torch.nn import functional
 
 from benchmark.errors import BudgetStop
+from benchmark.flops import count_flops, watch
 from benchmark.home import find_root
-from benchmark.meter import Meter, count_flops, watch
+from benchmark.meter import Meter
 from benchmark.protocol import BudgetSpec
 
 torch.set_num_threads(1)
@@ -249,7 +250,7 @@ def test_a_unet_costs_per_row(unet):
 def test_a_time_step_is_not_counted_anew(unet, monkeypatch):
     (latents, _), states = unet_call(2)
     known = count_flops(unet, (latents, 5), states, False)
-    monkeypatch.setattr("benchmark.meter._count", None)  # fails where it is called
+    monkeypatch.setattr("benchmark.flops._count", None)  # fails where it is called
     assert count_flops(unet, (latents, 900), states, False) == known
 
 

@@ -10,13 +10,13 @@ from benchmark.errors import RecordError
 from benchmark.records import (
     MIGRATIONS,
     SCHEMA_VERSION,
-    canonical_hash,
     check,
     json_schema,
     read_record,
     records_frame,
     table_hash,
 )
+from benchmark.schema import canonical_hash
 
 HERE = Path(__file__).parent
 GOLDEN = HERE / "golden"

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from benchmark.contract import Shots
 from benchmark.data.split import load_split
 from benchmark.errors import BudgetStop, MethodError
-from benchmark.meter import Meter, watch
+from benchmark.flops import watch
+from benchmark.meter import Meter
 from benchmark.registry import load_registry
 from benchmark.upstream import open_upstream
 from benchmark.upstream.adapters import (

@@ -18,7 +18,7 @@ from benchmark.contract import Shots
 from benchmark.data.card import Task, TaskCard
 from benchmark.data.table import ImageTable, open_table
 from benchmark.errors import DataError
-from benchmark.records import canonical_hash
+from benchmark.schema import canonical_hash
 
 
 class ImageSet:

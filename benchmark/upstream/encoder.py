@@ -18,7 +18,8 @@ from torch.nn import functional
 
 from benchmark.errors import ConfigError
 from benchmark.fingerprint import encoder_hash
-from benchmark.meter import Meter, watch
+from benchmark.flops import watch
+from benchmark.meter import Meter
 from benchmark.protocol import UpstreamSpec
 from benchmark.upstream.loading import half_precision, loading
 

@@ -17,8 +17,9 @@ from torch.nn.functional import interpolate
 from benchmark.contract import Images, Provenance
 from benchmark.errors import ConfigError, MethodError
 from benchmark.fingerprint import generator_hash
+from benchmark.flops import count_flops, watch
 from benchmark.images import decode, encode_png
-from benchmark.meter import Meter, count_flops, watch
+from benchmark.meter import Meter
 from benchmark.protocol import UpstreamSpec
 from benchmark.upstream.adapters import text_parts
 from benchmark.upstream.conditioning import Conditioning, added, encode
