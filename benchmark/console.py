@@ -21,7 +21,7 @@ from rich.progress import (
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from benchmark.records import Record
+    from benchmark.records.record import Record
 
 # In a pipe or a log there is no width to keep to; 80 columns would squeeze the tables.
 out = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 140)

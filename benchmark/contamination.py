@@ -25,7 +25,7 @@ import numpy as np
 from benchmark.data.split import ImageSet
 from benchmark.images import mirrored, perceptual_hash
 from benchmark.protocol import ContaminationSpec
-from benchmark.records import check, tables
+from benchmark.records.tables import check, tables
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,7 +59,7 @@ def examine(
     Returns:
         A ledger that names the test image nearest to each accepted image (by the cosine of the
         encoder's features, -1..1; rejected images have none), and the table ``contamination``
-        of ``benchmark.records``: a row per flagged pair, by ledger index and test image.
+        of ``benchmark.records.record``: a row per flagged pair, by ledger index and test image.
     """
     import pandas as pd
 

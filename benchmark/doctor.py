@@ -11,11 +11,11 @@ from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Literal
 
-from benchmark.environment import package_versions
 from benchmark.errors import BenchError
 from benchmark.fingerprint import upstream_hash
 from benchmark.home import cache_folder, find_root, is_packaged, results_folder
 from benchmark.protocol import load_protocol
+from benchmark.records.environment import package_versions
 from benchmark.registry import load_registry
 
 _MIN_FREE_GB = 1.0

@@ -13,7 +13,8 @@ from weakref import WeakKeyDictionary
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-from benchmark.meter import Meter
+
+    from benchmark.meter import Meter
 
 
 def watch(module: nn.Module, meter_of: Callable[[], Meter | None], denoiser: bool = False) -> Any:

@@ -19,7 +19,7 @@ from benchmark.errors import MethodError
 from benchmark.images import perceptual_hash, pixel_hash
 from benchmark.labels import checked, encode
 from benchmark.protocol import BudgetSpec
-from benchmark.records import check
+from benchmark.records.tables import check
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -90,11 +90,11 @@ class Ledger:
         self._batches += 1
 
     def frame(self) -> pd.DataFrame:
-        """The rows as the table ``ledger`` of ``benchmark.records``; ``nearest_test_*`` are
+        """The rows as the table ``ledger`` of ``benchmark.records.record``; ``nearest_test_*`` are
         empty until ``contamination.examine`` fills them."""
         import pandas as pd
 
-        from benchmark.records import tables
+        from benchmark.records.tables import tables
 
         columns = list(tables()["ledger"].columns)
         frame = pd.DataFrame([row for row, _ in self._rows], columns=columns)

@@ -58,8 +58,8 @@ def pack(
 def validate(folders: Folders = None) -> None:
     """Check records against their tables and the data; exit code 2 with every fault."""
     from benchmark.errors import RecordError
+    from benchmark.records.store import read_results
     from benchmark.registry import load_registry
-    from benchmark.store import read_results
     from benchmark.submission import check_records
 
     root = find_root()
@@ -78,12 +78,12 @@ def catalogue(out: Out = None) -> None:
     """Write the list of methods, their parameters and what they spend; print its path."""
     from benchmark.files import write_file
     from benchmark.leaderboard.catalogue import catalogue
+    from benchmark.records.cost import read_costs
     from benchmark.registry import load_registry
-    from benchmark.spend import read_spend
 
     root = find_root()
     out = out or root / "docs" / "methods.md"
-    text = catalogue(load_registry(root), read_spend(root / SPEND))
+    text = catalogue(load_registry(root), read_costs(root / SPEND))
     write_file(out, text.encode())
     typer.echo(out)
 
@@ -95,19 +95,20 @@ def spend(
     """Count what methods spend, in the cell that docs/spend.json names; the same command again
     finishes what is missing."""
     from benchmark.protocol import load_protocol
+    from benchmark.records.cost import MethodCost, read_costs
     from benchmark.registry import load_registry
-    from benchmark.spend import Spent, measure, read_spend
+    from benchmark.spend import measure
     from benchmark.upstream import open_upstream
 
     root = find_root()
     protocol, registry = load_protocol(root), load_registry(root)
     names = [name.strip() for name in methods.split(",")] if methods != "all" else registry.methods
     chosen = [registry.method(name) for name in names]
-    cell = read_spend(root / SPEND)
+    cell = read_costs(root / SPEND)
     spec = protocol.pick("upstream", cell.upstream)
     upstream = open_upstream(cell.upstream, spec, root, device)
 
-    def tell(name: str, spent: Spent) -> None:
+    def tell(name: str, spent: MethodCost) -> None:
         tflops = sum(phase.tflops for phase in spent.phases.values())
         nfe = sum(phase.nfe for phase in spent.phases.values())
         why = f": {spent.reason}" if spent.reason else ""
@@ -128,8 +129,8 @@ def contact(
     """Draw a sheet of every method's images, and one picture of all; print the index's path."""
     from benchmark.leaderboard.sheets import write_contact
     from benchmark.protocol import load_protocol
+    from benchmark.records.store import read_results
     from benchmark.registry import load_registry
-    from benchmark.store import read_results
 
     root = find_root()
     docs = root / "docs"

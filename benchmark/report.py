@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def print_plan(cells: Sequence[Cell], results: Path, as_json: bool) -> None:
     """What a run would make and what it would find."""
-    from benchmark.store import Store
+    from benchmark.records.store import Store
 
     store = Store(results)
     rows = []

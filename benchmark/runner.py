@@ -23,12 +23,12 @@ from typing import Protocol as Interface
 
 from benchmark import worker
 from benchmark.data.card import Task
-from benchmark.environment import environment
 from benchmark.errors import DataError, StorageError
 from benchmark.protocol import BudgetSpec, Protocol
-from benchmark.records import Record, Status
+from benchmark.records.environment import environment
+from benchmark.records.record import Record, Status
+from benchmark.records.store import Store, StoredRecord
 from benchmark.registry import MethodCall, Registry
-from benchmark.store import Store, StoredRecord
 from benchmark.trial import Trial, failure, job_of
 
 

@@ -1,8 +1,4 @@
-"""What methods spend: the augmentation half of one trial each, and nothing else.
-
-TFLOPs and NFE are counted, so a number measured once holds on every machine, and is kept in a
-file that is committed. Seconds are not kept: they would hold on one machine only.
-"""
+"""Counts what methods cost: the augmentation stage of one trial each, and nothing else."""
 
 from __future__ import annotations
 
@@ -12,84 +8,30 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from pydantic import Field
-
-from benchmark.environment import environment
-from benchmark.errors import BenchError, ConfigError, Unavailable
+from benchmark.errors import BenchError, Unavailable
 from benchmark.files import to_json, write_file
-from benchmark.records import Status
+from benchmark.records.environment import environment
 from benchmark.registry import Method, MethodCall, Registry
-from benchmark.schema import Declared, declare
 from benchmark.trial import Trial, augment
 
 if TYPE_CHECKING:
     from benchmark.protocol import Protocol
     from benchmark.upstream import Upstream
-
-
-class Counted(Declared):
-    """What one phase used."""
-
-    tflops: float = Field(ge=0)
-    nfe: int = Field(ge=0)
-
-
-class Spent(Declared):
-    """What one method used, or why it could not be measured.
-
-    Attributes:
-        method_hash: of the file that was run; another one is measured again.
-        version, params: of the method as it was run, to tell whether the numbers still hold.
-    """
-
-    method_hash: str
-    version: int
-    params: dict[str, Any]
-    status: Status
-    cap: str = ""
-    reason: str = ""
-    images_accepted: int = 0
-    images_rejected: int = 0
-    phases: dict[str, Counted] = {}
-
-    def holds_for(self, method: Method) -> bool:
-        """Whether it was measured of this version with these defaults."""
-        params = method.params().model_dump(mode="json")
-        return self.version == method.facts.version and self.params == params
-
-
-class Spend(Declared):
-    """The file: one cell, and every method that was measured in it."""
-
-    task: str
-    upstream: str
-    budget: str
-    seed: int = Field(ge=0)
-    methods: dict[str, Spent] = {}
-
-
-def read_spend(path: Path) -> Spend:
-    """The file's content; raises ``ConfigError`` where it is missing or does not validate."""
-    import json
-
-    try:
-        return declare(Spend, json.loads(path.read_text(encoding="utf-8")), path)
-    except (OSError, ValueError) as error:
-        raise ConfigError(path, [f"cannot be read: {error}"]) from None
+from benchmark.records.cost import CostTable, MethodCost, PhaseCost
 
 
 def measure(
     path: Path,
-    cell: Spend,
+    cell: CostTable,
     methods: Sequence[Method],
     registry: Registry,
     protocol: Protocol,
     upstream: Upstream,
-    tell: Callable[[str, Spent], None],
-) -> Spend:
+    tell: Callable[[str, MethodCost], None],
+) -> CostTable:
     """Measures what is missing of ``methods``, with their defaults, and writes the file after
     each of them. A method that failed is tried again. The images made meanwhile are of no use,
-    and are not kept: see ``_unseeing``.
+    and are not kept: see ``stub_denoiser``.
 
     Args:
         cell: task, upstream, budget and seed, with what is known already.
@@ -115,7 +57,7 @@ def measure(
     return cell
 
 
-def _spent(trial: Trial, upstream: Upstream) -> Spent:
+def _spent(trial: Trial, upstream: Upstream) -> MethodCost:
     """One method; whatever a method may raise is its own result."""
     identity: dict[str, Any] = {
         "method_hash": trial.call.method.hash,
@@ -125,19 +67,19 @@ def _spent(trial: Trial, upstream: Upstream) -> Spent:
     try:
         facts = _facts(trial, upstream)
     except Unavailable as reason:
-        return Spent(**identity, status="skipped", reason=str(reason))
+        return MethodCost(**identity, status="skipped", reason=str(reason))
     except BenchError as error:
-        return Spent(**identity, status="failed", reason=str(error))
+        return MethodCost(**identity, status="failed", reason=str(error))
     except MemoryError as error:
-        return Spent(**identity, status="failed", reason=f"out of memory: {error}")
+        return MethodCost(**identity, status="failed", reason=f"out of memory: {error}")
     phases = {
-        name: Counted(tflops=spend["tflops"], nfe=spend["nfe"])
+        name: PhaseCost(tflops=spend["tflops"], nfe=spend["nfe"])
         for name, spend in sorted(facts["phases"].items())
         if spend["tflops"] or spend["nfe"]
     }
     told = {key: facts[key] for key in ("status", "cap", "reason")}
     counts = {key: facts[key] for key in ("images_accepted", "images_rejected")}
-    return Spent(**identity, **told, **counts, phases=phases)
+    return MethodCost(**identity, **told, **counts, phases=phases)
 
 
 def _facts(trial: Trial, upstream: Upstream) -> dict[str, Any]:
@@ -147,13 +89,13 @@ def _facts(trial: Trial, upstream: Upstream) -> dict[str, Any]:
     for part in trial.call.method.facts.uses:
         getattr(upstream, part)  # loaded before the clock starts
     where = environment(trial.root, str(upstream.device), torch.get_num_threads())
-    with _unseeing(upstream) if "generator" in trial.call.method.facts.uses else nullcontext():
+    with stub_denoiser(upstream) if "generator" in trial.call.method.facts.uses else nullcontext():
         made = augment(trial, upstream, where.model_dump(mode="json"), lambda *_: None)
     return made.facts
 
 
 @contextmanager
-def _unseeing(upstream: Upstream) -> Iterator[None]:
+def stub_denoiser(upstream: Upstream) -> Iterator[None]:
     """Where it is not trained, the denoiser answers with zeros at once. What a call costs is
     counted before it and depends on shapes alone, so the counts are those of a real trial."""
     import torch

@@ -21,16 +21,16 @@ from benchmark.data.split import Split, load_split
 from benchmark.errors import DataError, RecordError, StorageError
 from benchmark.files import write_arrow, write_bytes, write_folder, write_images
 from benchmark.images import decode, pixel_hash
-from benchmark.packed import IMAGES, KEYS, RECORDS
-from benchmark.records import reject_counts
+from benchmark.records.packed import IMAGES, KEYS, RECORDS
+from benchmark.records.store import StoredRecord, read_results
+from benchmark.records.tables import reject_counts
 from benchmark.schema import canonical_hash
 from benchmark.statistics.estimates import metric_of, strata_of
-from benchmark.store import StoredRecord, read_results
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from benchmark.records import Record
+    from benchmark.records.record import Record
     from benchmark.registry import Registry
 
 IMAGES_PER_CLASS = 6  # packed of each class: as many as the page shows

@@ -26,10 +26,11 @@ from benchmark.fingerprint import file_hash, upstream_hash
 from benchmark.meter import Spend
 from benchmark.mixing import Mixer
 from benchmark.protocol import PROTOCOL_VERSION, Protocol
-from benchmark.records import Environment, Record, Status, reject_counts, table_hash
+from benchmark.records.record import Environment, Record, Status
+from benchmark.records.store import Augmented
+from benchmark.records.tables import reject_counts, table_hash
 from benchmark.registry import MethodCall, Registry
 from benchmark.schema import canonical_hash
-from benchmark.store import Augmented
 
 if TYPE_CHECKING:
     from benchmark.meter import Meter

@@ -18,12 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from benchmark.environment import environment
 from benchmark.errors import BenchError, StorageError, Unavailable
 from benchmark.images import decode, encode_png
 from benchmark.protocol import Protocol, load_protocol
+from benchmark.records.environment import environment
+from benchmark.records.store import Store
 from benchmark.registry import Registry, load_registry
-from benchmark.store import Store
 from benchmark.trial import Job, Progress, Trial, augment, classify
 
 if TYPE_CHECKING:

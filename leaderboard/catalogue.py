@@ -11,14 +11,14 @@ from typing import get_args
 
 from benchmark.contract import Family
 from benchmark.errors import ConfigError
+from benchmark.records.cost import CostTable, MethodCost
 from benchmark.registry import Method, Registry
-from benchmark.spend import Spend, Spent
 
 _NONE = "–"
 _REASON = 100  # characters of a failure's reason
 
 
-def catalogue(registry: Registry, spend: Spend) -> str:
+def catalogue(registry: Registry, spend: CostTable) -> str:
     """The page: per family what each method is and spends, then every parameter.
 
     Args:
@@ -45,7 +45,7 @@ def catalogue(registry: Registry, spend: Spend) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _head(registry: Registry, spend: Spend, families: int) -> Iterator[str]:
+def _head(registry: Registry, spend: CostTable, families: int) -> Iterator[str]:
     classes = len(registry.task(spend.task).classes)
     made = (
         f"{len(registry.methods)} methods of {families} families. This page is made by `make docs` "
@@ -61,7 +61,7 @@ def _head(registry: Registry, spend: Spend, families: int) -> Iterator[str]:
     yield from ("# Methods", "", *wrap(made, 100), "", *wrap(units, 100))
 
 
-def _overview(methods: Iterable[Method], spend: Spend) -> Iterator[str]:
+def _overview(methods: Iterable[Method], spend: CostTable) -> Iterator[str]:
     yield from _table_head("method", "paper", "trains", "query", "filters", "TFLOPs", "NFE")
     for method in methods:
         facts = method.facts
@@ -77,7 +77,7 @@ def _overview(methods: Iterable[Method], spend: Spend) -> Iterator[str]:
         )
 
 
-def _spend(spent: Spent | None) -> tuple[str, str]:
+def _spend(spent: MethodCost | None) -> tuple[str, str]:
     """The cells for TFLOPs and NFE."""
     if spent is None:
         return "not measured", ""

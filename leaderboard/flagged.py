@@ -9,7 +9,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from benchmark.store import StoredRecord
+    from benchmark.records.store import StoredRecord
 
 PER_METHOD = 20  # rows of one method, the nearest first
 

@@ -25,8 +25,8 @@ from benchmark.images import decode
 
 if TYPE_CHECKING:
     from benchmark.data.card import Task
+    from benchmark.records.store import StoredRecord
     from benchmark.registry import Registry
-    from benchmark.store import StoredRecord
 
 COLUMNS, LINES = 3, 2  # thumbnails of one sprite sheet
 PER_TABLE = 5  # classes side by side

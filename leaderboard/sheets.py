@@ -23,9 +23,9 @@ from benchmark.statistics import counted
 
 if TYPE_CHECKING:
     from benchmark.data.card import Task
-    from benchmark.records import Record
+    from benchmark.records.record import Record
+    from benchmark.records.store import StoredRecord
     from benchmark.registry import Registry
-    from benchmark.store import StoredRecord
 
 TILE = 64  # pixels of an image as drawn; smaller ones are enlarged without blurring
 SHOTS, MADE, CLASSES = 5, 8, 5  # of a sheet: images of a row, and rows of a task

@@ -36,7 +36,9 @@ from benchmark.errors import StorageError
 from benchmark.home import leaderboard_folder
 from benchmark.leaderboard import charts
 from benchmark.protocol import load_protocol
-from benchmark.records import Record, records_frame
+from benchmark.records.record import Record
+from benchmark.records.store import read_results
+from benchmark.records.tables import records_frame
 from benchmark.registry import Registry, load_registry
 from benchmark.statistics import (
     Cell,
@@ -47,7 +49,6 @@ from benchmark.statistics import (
     paired_difference,
     summarise,
 )
-from benchmark.store import read_results
 
 _CAPS = {"tflops": "TFLOPs", "nfe": "NFE", "seconds": "seconds"}
 

@@ -15,9 +15,9 @@ from pathlib import Path
 from benchmark.leaderboard.board import interval
 
 from benchmark.home import find_root
+from benchmark.records.store import read_results
 from benchmark.registry import load_registry
 from benchmark.statistics import Cell, Estimate, Line, paired_difference, summarise
-from benchmark.store import read_results
 
 # What a method adds to: itself without its training, else the plain prompts.
 UNADAPTED = {"da_fusion": "real_guidance", "diff_mix": "real_guidance"}

@@ -20,12 +20,12 @@ from typing import Any
 import torch
 
 from benchmark.classify import _training, probe
-from benchmark.environment import environment
 from benchmark.home import find_root
 from benchmark.images import encode_png
 from benchmark.protocol import load_protocol
+from benchmark.records.environment import environment
+from benchmark.records.store import Store
 from benchmark.registry import load_registry
-from benchmark.store import Store
 from benchmark.trial import Trial, augment, classify
 from benchmark.upstream import open_upstream
 

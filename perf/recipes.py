@@ -31,8 +31,8 @@ from benchmark.classify import train
 from benchmark.data.split import Split, TestSplit, load_split
 from benchmark.home import find_root
 from benchmark.protocol import Protocol, load_protocol
+from benchmark.records.store import Augmented
 from benchmark.registry import load_registry
-from benchmark.store import Augmented
 from benchmark.trial import Trial, augment, score
 from benchmark.upstream import Upstream, open_upstream
 

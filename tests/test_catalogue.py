@@ -10,8 +10,9 @@ from typer.testing import CliRunner
 
 from benchmark.errors import ConfigError, UnknownNameError
 from benchmark.meter import Meter
+from benchmark.records.cost import CostTable, MethodCost, read_costs
 from benchmark.registry import load_registry
-from benchmark.spend import Spend, Spent, _unseeing, read_spend
+from benchmark.spend import stub_denoiser
 from benchmark.upstream import open_upstream
 from tests.small import budget, fashion, of_classes, small_spec
 
@@ -63,11 +64,11 @@ def rows(text, name):
 def test_the_committed_page_is_made_from_the_entries(root):
     """Mended by ``make docs``."""
     page = (root / "docs" / "methods.md").read_text(encoding="utf-8")
-    assert page == catalogue(load_registry(root), read_spend(root / "docs" / "spend.json"))
+    assert page == catalogue(load_registry(root), read_costs(root / "docs" / "spend.json"))
 
 
 def test_a_method_is_told_with_its_facts_and_parameters(tiny_root):
-    text = catalogue(load_registry(tiny_root(paint=PAINT)), Spend(**CELL))
+    text = catalogue(load_registry(tiny_root(paint=PAINT)), CostTable(**CELL))
     first, strength, steps, layers = rows(text, "paint")
     for part in (
         "[`paint`](../methods/paint.py) Painted \\| by numbers",
@@ -87,7 +88,7 @@ def test_spend_is_shown_by_phase_and_only_while_it_holds(tiny_root):
     root = tiny_root(paint=PAINT)
     registry = load_registry(root)
     method = registry.method("paint")
-    spent = Spent(
+    spent = MethodCost(
         method_hash=method.hash,
         version=1,
         params=method.params().model_dump(mode="json"),
@@ -99,7 +100,7 @@ def test_spend_is_shown_by_phase_and_only_while_it_holds(tiny_root):
 
     def shown(**changes):
         methods = {"paint": spent.model_copy(update=changes)}
-        return rows(catalogue(registry, Spend(**CELL, methods=methods)), "paint")[0]
+        return rows(catalogue(registry, CostTable(**CELL, methods=methods)), "paint")[0]
 
     assert "1.75 (fit 1.5, generate 0.25); stopped by its cap of tflops | 4,000 |" in shown()
     assert "stopped" not in shown(cap="images")
@@ -111,7 +112,7 @@ def test_spend_is_shown_by_phase_and_only_while_it_holds(tiny_root):
 
 def test_a_broken_method_is_not_left_out(tiny_root):
     with pytest.raises(ConfigError, match="odd: .*FACTS"):
-        catalogue(load_registry(tiny_root(odd="x = 1")), Spend(**CELL))
+        catalogue(load_registry(tiny_root(odd="x = 1")), CostTable(**CELL))
 
 
 @pytest.mark.parametrize(
@@ -125,9 +126,9 @@ def test_a_broken_method_is_not_left_out(tiny_root):
 def test_a_file_of_spend_is_validated(tmp_path, text, words):
     (tmp_path / "spend.json").write_text(text)
     with pytest.raises(ConfigError, match=words):
-        read_spend(tmp_path / "spend.json")
+        read_costs(tmp_path / "spend.json")
     with pytest.raises(ConfigError, match="cannot be read"):
-        read_spend(tmp_path / "absent.json")
+        read_costs(tmp_path / "absent.json")
 
 
 def test_spend_is_measured_once_and_failures_again(tiny_root, tmp_path, monkeypatch):
@@ -143,7 +144,7 @@ def test_spend_is_measured_once_and_failures_again(tiny_root, tmp_path, monkeypa
     def run(*arguments):
         done = CliRunner().invoke(app, ["spend", *arguments])
         assert done.exit_code == 0, done.output
-        return done.stdout, read_spend(path).methods
+        return done.stdout, read_costs(path).methods
 
     told, found = run()
     assert sorted(found) == ["greedy", "none", "paint", "raises", "repeat", "skips"]
@@ -180,7 +181,7 @@ def test_a_denoiser_that_answers_with_zeros_is_counted_in_full(root, name):
     method, shots = load_registry(root).method(name), of_classes(fashion(root), range(2))
     steps = [key for key in method.params.model_fields if key.endswith("steps")]
     params, spent = method.params(**dict.fromkeys(steps, 2)), []
-    for unseeing in (_unseeing(upstream), nullcontext()):
+    for unseeing in (stub_denoiser(upstream), nullcontext()):
         meter = Meter(budget(2), 2)
         with upstream.metered(meter), unseeing:
             list(method.augment(shots, upstream, meter, np.random.default_rng(0), params))

@@ -16,7 +16,7 @@ from benchmark.data.split import load_split
 from benchmark.errors import RecordError
 from benchmark.images import mirrored, perceptual_hash
 from benchmark.protocol import ContaminationSpec
-from benchmark.records import check
+from benchmark.records.tables import check
 from benchmark.registry import load_registry
 from benchmark.trial import score
 from benchmark.upstream import open_upstream

@@ -13,7 +13,7 @@ from benchmark.data.split import Split, load_split
 from benchmark.errors import MethodError
 from benchmark.images import perceptual_hash, pixel_hash
 from benchmark.ledger import Ledger
-from benchmark.records import table_hash, tables
+from benchmark.records.tables import table_hash, tables
 from benchmark.registry import load_registry
 from tests.small import budget
 

@@ -21,7 +21,7 @@ from benchmark.home import find_root
 from benchmark.ledger import Ledger
 from benchmark.meter import Meter
 from benchmark.mixing import Mixer
-from benchmark.records import table_hash
+from benchmark.records.tables import table_hash
 from benchmark.registry import Method, MethodCall, load_registry
 from benchmark.trial import seed_everything
 from benchmark.upstream import Upstream, open_upstream

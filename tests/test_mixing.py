@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from benchmark.classify import probe
-from benchmark.environment import environment
 from benchmark.errors import MethodError
 from benchmark.meter import Meter
 from benchmark.mixing import Mixer
 from benchmark.protocol import load_protocol
+from benchmark.records.environment import environment
 from benchmark.registry import load_registry
 from benchmark.trial import Trial, augment, classify
 from benchmark.upstream import Upstream, open_upstream

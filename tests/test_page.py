@@ -21,9 +21,10 @@ from benchmark.data.split import load_split
 from benchmark.errors import RecordError, StorageError
 from benchmark.images import encode_png
 from benchmark.leaderboard import gallery
-from benchmark.records import check, read_record, records_frame, table_hash
+from benchmark.records.record import read_record
+from benchmark.records.store import Augmented, Store, read_results
+from benchmark.records.tables import check, records_frame, table_hash
 from benchmark.registry import load_registry
-from benchmark.store import Augmented, Store, read_results
 from tests.test_board import BOTH, board, gain, row, section
 from tests.test_records import UNSCORED, contamination, golden, ledger
 

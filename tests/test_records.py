@@ -7,15 +7,8 @@ import pandas as pd
 import pytest
 
 from benchmark.errors import RecordError
-from benchmark.records import (
-    MIGRATIONS,
-    SCHEMA_VERSION,
-    check,
-    json_schema,
-    read_record,
-    records_frame,
-    table_hash,
-)
+from benchmark.records.record import MIGRATIONS, SCHEMA_VERSION, json_schema, read_record
+from benchmark.records.tables import check, records_frame, table_hash
 from benchmark.schema import canonical_hash
 
 HERE = Path(__file__).parent

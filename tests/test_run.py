@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmark.store import read_results
+from benchmark.records.store import read_results
 
 HEADER = """
 import numpy as np, os, signal, time

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from benchmark.errors import RecordError
-from benchmark.records import Record
+from benchmark.records.record import Record
 from benchmark.schema import canonical_hash
 from benchmark.statistics import (
     Cell,

@@ -7,8 +7,9 @@ from filelock import Timeout
 
 from benchmark.errors import RecordError, StorageError
 from benchmark.images import decode, encode_png
-from benchmark.records import check, read_record, table_hash
-from benchmark.store import Augmented, Store, StoredRecord, read_results
+from benchmark.records.record import read_record
+from benchmark.records.store import Augmented, Store, StoredRecord, read_results
+from benchmark.records.tables import check, table_hash
 from tests.test_records import UNSCORED, contamination, golden, ledger
 
 

@@ -15,14 +15,14 @@ from benchmark.classify._batches import Data, Labelled, plan_batches
 from benchmark.classify._loss import target_loss
 from benchmark.classify._training import fit_network
 from benchmark.data.split import load_split
-from benchmark.environment import environment
 from benchmark.errors import MethodError
 from benchmark.images import decode as decode_image
 from benchmark.images import encode_png
 from benchmark.labels import checked, decode, encode
 from benchmark.protocol import ScratchSpec, load_protocol
+from benchmark.records.environment import environment
+from benchmark.records.store import Store
 from benchmark.registry import load_registry
-from benchmark.store import Store
 from benchmark.trial import Trial, augment, classify
 from benchmark.upstream import open_upstream
 

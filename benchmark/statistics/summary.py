@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from benchmark.errors import RecordError
-from benchmark.records import Record
+from benchmark.records.record import Record
 from benchmark.statistics.estimates import (
     LEVEL,
     RESAMPLES,

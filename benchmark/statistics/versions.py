@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, Generic, Protocol, TypeVar
 
-from benchmark.records import Record
+from benchmark.records.record import Record
 
 
 class _Recorded(Protocol):

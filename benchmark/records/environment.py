@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from benchmark import __version__
-from benchmark.records import Environment
+from benchmark.records.record import Environment
 
 _PACKAGES = (
     "torch",

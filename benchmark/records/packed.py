@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
-    from benchmark.records import Record
+    from benchmark.records.record import Record
 
 RECORDS = "records.jsonl"
 IMAGES = "images.parquet"

@@ -7,7 +7,7 @@
 
 Every inner folder is filled under a temporary name and renamed, so it exists whole or not at
 all; a lock per trial keeps two runs apart. Failures are kept to be shown, and never reused.
-A submission holds the same packed (``benchmark.packed``); ``read_results`` reads both.
+A submission holds the same packed (``benchmark.records.packed``); ``read_results`` reads both.
 """
 
 from __future__ import annotations
@@ -35,8 +35,9 @@ from benchmark.files import (
     write_table,
 )
 from benchmark.labels import decode
-from benchmark.packed import KEYS, RECORDS, Packed
-from benchmark.records import Record, check, read_record, table_hash
+from benchmark.records.packed import KEYS, RECORDS, Packed
+from benchmark.records.record import Record, read_record
+from benchmark.records.tables import check, table_hash
 
 if TYPE_CHECKING:
     import numpy as np
@@ -52,7 +53,7 @@ class Augmented:
         facts: status, cap, reason, phases, peak memory, environment (``augment.json``).
         pixels: uint8 [M, S, S, 3], accepted images in ledger order.
         labels: int64 [M], the primary classes.
-        flagged: the table ``contamination`` of ``benchmark.records``.
+        flagged: the table ``contamination`` of ``benchmark.records.record``.
     """
 
     facts: dict[str, Any]
@@ -93,7 +94,7 @@ class StoredRecord:
         return self.table("ledger")
 
     def table(self, name: str) -> pd.DataFrame:
-        """One of the tables that ``benchmark.packed.KEYS`` names; errors as ``predictions``."""
+        """One of the tables that ``benchmark.records.packed.KEYS`` names; errors as ``predictions``."""
         if self.packed:
             where = self.packed.where(name, self.record)
             found = self.packed.table(name, self.record)
