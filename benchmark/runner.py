@@ -29,7 +29,8 @@ from benchmark.records.environment import environment
 from benchmark.records.record import Record, Status
 from benchmark.records.store import Store, StoredRecord
 from benchmark.registry import MethodCall, Registry
-from benchmark.trial import Trial, failure, job_of
+from benchmark.trial import Trial, job_of
+from benchmark.trial.evaluate import failure
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from benchmark.errors import BenchError, Unavailable
 from benchmark.files import to_json, write_file
 from benchmark.records.environment import environment
 from benchmark.registry import Method, MethodCall, Registry
-from benchmark.trial import Trial, augment
+from benchmark.trial import Trial
+from benchmark.trial.augment import augment
 
 if TYPE_CHECKING:
     from benchmark.protocol import Protocol

@@ -24,7 +24,9 @@ from benchmark.protocol import Protocol, load_protocol
 from benchmark.records.environment import environment
 from benchmark.records.store import Store
 from benchmark.registry import Registry, load_registry
-from benchmark.trial import Job, Progress, Trial, augment, classify
+from benchmark.trial import Job, Progress, Trial
+from benchmark.trial.augment import augment
+from benchmark.trial.evaluate import classify
 
 if TYPE_CHECKING:
     from benchmark.upstream import Upstream

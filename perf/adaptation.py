@@ -31,7 +31,7 @@ from benchmark.home import find_root
 from benchmark.meter import Meter
 from benchmark.protocol import BudgetSpec, load_protocol
 from benchmark.registry import MethodCall, load_registry
-from benchmark.trial import seed_everything
+from benchmark.trial.augment import seed_everything
 from benchmark.upstream import Upstream, open_upstream
 from benchmark.upstream.conditioning import Conditioning
 from benchmark.upstream.generator import Generator

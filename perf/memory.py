@@ -29,7 +29,8 @@ def measure(method: str, options: argparse.Namespace) -> dict[str, Any]:
     import torch
 
     from benchmark.errors import BenchError
-    from benchmark.trial import Trial, augment
+    from benchmark.trial import Trial
+    from benchmark.trial.augment import augment
     from benchmark.upstream import open_upstream
 
     torch.set_num_threads(options.threads)

@@ -26,7 +26,9 @@ from benchmark.protocol import load_protocol
 from benchmark.records.environment import environment
 from benchmark.records.store import Store
 from benchmark.registry import load_registry
-from benchmark.trial import Trial, augment, classify
+from benchmark.trial import Trial
+from benchmark.trial.augment import augment
+from benchmark.trial.evaluate import classify
 from benchmark.upstream import open_upstream
 
 

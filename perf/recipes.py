@@ -33,7 +33,9 @@ from benchmark.home import find_root
 from benchmark.protocol import Protocol, load_protocol
 from benchmark.records.store import Augmented
 from benchmark.registry import load_registry
-from benchmark.trial import Trial, augment, score
+from benchmark.trial import Trial
+from benchmark.trial.augment import augment
+from benchmark.trial.evaluate import score
 from benchmark.upstream import Upstream, open_upstream
 
 GRIDS: dict[str, dict[str, tuple[float, ...]]] = {

@@ -11,14 +11,14 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmark.contamination import examine, hamming, hashes, sketches
 from benchmark.data.split import load_split
 from benchmark.errors import RecordError
 from benchmark.images import mirrored, perceptual_hash
 from benchmark.protocol import ContaminationSpec
 from benchmark.records.tables import check
 from benchmark.registry import load_registry
-from benchmark.trial import score
+from benchmark.trial.contamination import examine, hamming, hashes, sketches
+from benchmark.trial.evaluate import score
 from benchmark.upstream import open_upstream
 from tests.small import small_spec
 from tests.test_records import contamination, ledger

@@ -12,9 +12,9 @@ from benchmark.contract import Images, Provenance
 from benchmark.data.split import Split, load_split
 from benchmark.errors import MethodError
 from benchmark.images import perceptual_hash, pixel_hash
-from benchmark.ledger import Ledger
 from benchmark.records.tables import table_hash, tables
 from benchmark.registry import load_registry
+from benchmark.trial.ledger import Ledger
 from tests.small import budget
 
 TOLD = Provenance("transformed", "test")

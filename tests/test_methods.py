@@ -18,12 +18,12 @@ from benchmark.contract import Params, Shots
 from benchmark.data.split import load_split
 from benchmark.errors import BudgetStop
 from benchmark.home import find_root
-from benchmark.ledger import Ledger
 from benchmark.meter import Meter
-from benchmark.mixing import Mixer
 from benchmark.records.tables import table_hash
 from benchmark.registry import Method, MethodCall, load_registry
-from benchmark.trial import seed_everything
+from benchmark.trial.augment import seed_everything
+from benchmark.trial.ledger import Ledger
+from benchmark.trial.mixing import Mixer
 from benchmark.upstream import Upstream, open_upstream
 from tests.small import budget, small_spec
 

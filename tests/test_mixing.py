@@ -12,11 +12,13 @@ import torch
 from benchmark.classify import probe
 from benchmark.errors import MethodError
 from benchmark.meter import Meter
-from benchmark.mixing import Mixer
 from benchmark.protocol import load_protocol
 from benchmark.records.environment import environment
 from benchmark.registry import load_registry
-from benchmark.trial import Trial, augment, classify
+from benchmark.trial import Trial
+from benchmark.trial.augment import augment
+from benchmark.trial.evaluate import classify
+from benchmark.trial.mixing import Mixer
 from benchmark.upstream import Upstream, open_upstream
 from tests.small import budget
 

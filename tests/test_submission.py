@@ -15,7 +15,6 @@ from benchmark.contract import Images, Provenance
 from benchmark.data.split import load_split
 from benchmark.errors import RecordError, StorageError
 from benchmark.images import decode, encode_png
-from benchmark.ledger import Ledger
 from benchmark.records.packed import IMAGES, KEYS, RECORDS
 from benchmark.records.record import read_record
 from benchmark.records.store import Augmented, Store, read_results
@@ -23,6 +22,7 @@ from benchmark.records.tables import check, table_hash
 from benchmark.registry import load_registry
 from benchmark.schema import canonical_hash
 from benchmark.submission import check_records, pack
+from benchmark.trial.ledger import Ledger
 from tests.small import budget
 from tests.test_records import UNSCORED, contamination, golden
 

@@ -23,7 +23,9 @@ from benchmark.protocol import ScratchSpec, load_protocol
 from benchmark.records.environment import environment
 from benchmark.records.store import Store
 from benchmark.registry import load_registry
-from benchmark.trial import Trial, augment, classify
+from benchmark.trial import Trial
+from benchmark.trial.augment import augment
+from benchmark.trial.evaluate import classify
 from benchmark.upstream import open_upstream
 
 torch.set_num_threads(1)  # the models are small: on a busy machine more threads only wait

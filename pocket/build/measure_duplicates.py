@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
-from benchmark.contamination import hamming, hashes
 from benchmark.data.split import load_split
 from benchmark.home import find_root
 from benchmark.images import mirrored
 from benchmark.protocol import load_protocol
 from benchmark.registry import load_registry
+from benchmark.trial.contamination import hamming, hashes
 from benchmark.upstream import open_upstream
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ class Compared:
         self.rms = np.stack([_rms(view, pool.pixels) for view in views])
 
     def flagged(self, pixels: float, bits: int, cosine: float) -> np.ndarray:
-        """bool [N, M]: by the rule of ``benchmark.contamination``."""
+        """bool [N, M]: by the rule of ``benchmark.trial.contamination``."""
         both = (self.distance <= bits) & (self.similarity >= cosine)
         found: np.ndarray = ((self.rms <= pixels) | both).any(0)
         return found
