@@ -49,7 +49,7 @@ perf: $(READY)
 	$(BIN)/python perf/overhead.py
 
 docs: $(READY)
-	@$(BIN)/bench catalogue
+	@$(BIN)/bench docs methods
 
 lint: $(READY)
 	$(BIN)/ruff check --fix . && $(BIN)/ruff format . && $(BIN)/mypy

@@ -13,7 +13,8 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from benchmark.upstream.index import ExactIndex, load_faiss
+from benchmark.upstream.index.exact import ExactIndex
+from benchmark.upstream.index.flat import load_faiss
 
 TARGET = 1.5
 SIZES = ((24_679, 192), (200_000, 512))

@@ -12,7 +12,7 @@ from benchmark.errors import ConfigError, UnknownNameError
 from benchmark.meter import Meter
 from benchmark.records.cost import CostTable, MethodCost, read_costs
 from benchmark.registry import load_registry
-from benchmark.spend import stub_denoiser
+from benchmark.run.cost import stub_denoiser
 from benchmark.upstream import open_upstream
 from tests.small import budget, fashion, of_classes, small_spec
 

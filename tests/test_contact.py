@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from benchmark.errors import RecordError
 from benchmark.images import decode
 from benchmark.records.store import read_results
-from benchmark.submission import pack
+from benchmark.submission.pack import pack
 from tests.test_submission import change_line, write_results
 
 

@@ -12,7 +12,9 @@ import torch
 from benchmark.errors import ConfigError
 from benchmark.upstream import Upstream, index, open_upstream
 from benchmark.upstream.features import features
-from benchmark.upstream.index import ExactIndex, FaissIndex, choose_index, load_faiss
+from benchmark.upstream.index import choose_index
+from benchmark.upstream.index.exact import ExactIndex
+from benchmark.upstream.index.flat import FaissIndex, load_faiss
 from tests.small import small_spec, unit
 
 

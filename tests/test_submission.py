@@ -21,7 +21,8 @@ from benchmark.records.store import Augmented, Store, read_results
 from benchmark.records.tables import check, table_hash
 from benchmark.registry import load_registry
 from benchmark.schema import canonical_hash
-from benchmark.submission import check_records, pack
+from benchmark.submission.check import check_records
+from benchmark.submission.pack import pack
 from benchmark.trial.ledger import Ledger
 from tests.small import budget
 from tests.test_records import UNSCORED, contamination, golden
@@ -307,7 +308,7 @@ def test_a_pack_that_fails_leaves_the_submission_as_it_was(results, packed, shap
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("benchmark.submission.write_images", full)
+    monkeypatch.setattr("benchmark.submission.pack.write_images", full)
     with pytest.raises(StorageError, match="disk is full"):
         pack(results, packed)
     assert {path.name: path.read_bytes() for path in packed.iterdir()} == before

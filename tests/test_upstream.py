@@ -19,10 +19,10 @@ from benchmark.home import cache_folder
 from benchmark.images import decode
 from benchmark.meter import Meter
 from benchmark.upstream import Neighbours, Upstream, open_upstream
-from benchmark.upstream.corpus import Corpus
+from benchmark.upstream.corpora.table import Corpus
 from benchmark.upstream.encoder import Encoder
 from benchmark.upstream.features import features, remembered, write_shipped
-from benchmark.upstream.index import load_faiss
+from benchmark.upstream.index.flat import load_faiss
 from benchmark.upstream.loading import half_precision, pick_device
 from tests.small import EVERY, budget, damage, small_spec, unit
 

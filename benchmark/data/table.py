@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from benchmark.content import file_hash
 from benchmark.data.card import Columns, Source
 from benchmark.errors import DataError
-from benchmark.fingerprint import file_hash
 from benchmark.images import decode
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@
         contamination.parquet   of all trials that looked for flagged pairs
         images.parquet          a few accepted images of every class, by ``trial_id``
 
-This module reads it; ``benchmark.submission`` makes and checks one.
+This module reads it; ``benchmark.submission.pack`` makes and checks one.
 """
 
 from __future__ import annotations

@@ -14,12 +14,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from benchmark.content import file_hash
 from benchmark.data.card import Task
 from benchmark.data.split import Split, load_split
-from benchmark.fingerprint import file_hash, upstream_hash
 from benchmark.protocol import PROTOCOL_VERSION, Protocol
 from benchmark.registry import MethodCall, Registry
 from benchmark.schema import canonical_hash
+from benchmark.upstream.hashes import upstream_hash
 
 # (what, done, total): what is being counted, e.g. ("augment", 120, 500)
 Progress = Callable[[str, int, int], None]

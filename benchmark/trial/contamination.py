@@ -125,7 +125,7 @@ def _nearest(features: np.ndarray, known: np.ndarray) -> tuple[list[int], np.nda
     """Positions [M] of the test images of largest cosine, and that cosine, float64 [M]."""
     from torch import from_numpy
 
-    from benchmark.upstream.index import ExactIndex
+    from benchmark.upstream.index.exact import ExactIndex
 
     similarity, rows = ExactIndex(known).search(from_numpy(features), 1)
     # through float64: a float32 has digits of its own behind the sixth decimal

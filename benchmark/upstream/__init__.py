@@ -18,14 +18,14 @@ import numpy as np
 
 from benchmark.contract import Images
 from benchmark.errors import MethodError
-from benchmark.fingerprint import upstream_hash
 from benchmark.protocol import UpstreamSpec
+from benchmark.upstream.hashes import upstream_hash
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from benchmark.meter import Meter
-    from benchmark.upstream.corpus import Corpus
+    from benchmark.upstream.corpora.table import Corpus
     from benchmark.upstream.encoder import Encoder
     from benchmark.upstream.generator import Generator
     from benchmark.upstream.index import Index
@@ -72,7 +72,7 @@ class Upstream:
     @cached_property
     def corpus(self) -> Corpus:
         """The captioned images; raises ``DataError``."""
-        from benchmark.upstream.corpus import Corpus
+        from benchmark.upstream.corpora.table import Corpus
 
         with self._off_the_clock():
             return Corpus(self.spec, self.root)
@@ -209,7 +209,7 @@ class Upstream:
             yield Images(self.corpus.pixels(rows, size), [label for label, _ in chosen], told)
 
     def _nearest_among(self, queries: Tensor, rows: np.ndarray, k: int) -> Neighbours:
-        from benchmark.upstream.index import ExactIndex
+        from benchmark.upstream.index.exact import ExactIndex
 
         rows = np.sort(rows).astype(np.int64)  # equal ones are ranked by row
         if not len(rows):

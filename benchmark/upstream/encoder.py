@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmark.errors import ConfigError
-from benchmark.fingerprint import encoder_hash
 from benchmark.flops import watch
 from benchmark.meter import Meter
 from benchmark.protocol import UpstreamSpec
+from benchmark.upstream.hashes import encoder_hash
 from benchmark.upstream.loading import half_precision, loading
 
 LOCAL = "local-dir:"

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from benchmark.errors import DataError, StorageError
 from benchmark.home import cache_folder
-from benchmark.upstream.corpus import Corpus
+from benchmark.upstream.corpora.table import Corpus
 from benchmark.upstream.encoder import Encoder
 
 Progress = Callable[[str, int, int], None]

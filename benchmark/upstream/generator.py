@@ -16,13 +16,13 @@ from torch.nn.functional import interpolate
 
 from benchmark.contract import Images, Provenance
 from benchmark.errors import ConfigError, MethodError
-from benchmark.fingerprint import generator_hash
 from benchmark.flops import count_flops, watch
 from benchmark.images import decode, encode_png
 from benchmark.meter import Meter
 from benchmark.protocol import UpstreamSpec
 from benchmark.upstream.adapters import text_parts
 from benchmark.upstream.conditioning import Conditioning, added, encode
+from benchmark.upstream.hashes import generator_hash
 from benchmark.upstream.loading import half_precision, loading
 
 # Stable Diffusion 1.x comes with a model that blanks out images; the ledger keeps every image.

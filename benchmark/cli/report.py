@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 from rich.text import Text
 
-from benchmark.console import out
+from benchmark.cli.console import out
 
 if TYPE_CHECKING:
     from benchmark.registry import Broken, Registry
-    from benchmark.runner import Cell, Outcome
+    from benchmark.run.plan import Cell
+    from benchmark.run.scheduler import Outcome
     from benchmark.statistics import Estimate, Line, Summary
 
 

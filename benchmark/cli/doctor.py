@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -11,12 +12,15 @@ from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Literal
 
+import typer
+
+from benchmark.cli.arguments import Json
 from benchmark.errors import BenchError
-from benchmark.fingerprint import upstream_hash
 from benchmark.home import cache_folder, find_root, is_packaged, results_folder
 from benchmark.protocol import load_protocol
 from benchmark.records.environment import package_versions
 from benchmark.registry import load_registry
+from benchmark.upstream.hashes import upstream_hash
 
 _MIN_FREE_GB = 1.0
 
@@ -28,6 +32,17 @@ class Check:
     subject: str
     status: Literal["ok", "note", "wrong"]
     finding: str
+
+
+def doctor(as_json: Json = False) -> None:
+    """Check packages, devices, faiss, entries, disk; exit code 1 if trials cannot run."""
+    checks = examine()
+    if as_json:
+        typer.echo(json.dumps([vars(check) for check in checks], indent=1))
+    else:
+        report(checks)
+    if any(check.status == "wrong" for check in checks):
+        raise typer.Exit(1)
 
 
 def examine() -> list[Check]:
@@ -43,7 +58,7 @@ def report(checks: list[Check]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from benchmark.console import out
+    from benchmark.cli.console import out
 
     marks = {"ok": "[green]✓[/]", "note": "[yellow]•[/]", "wrong": "[red]✗[/]"}
     table = Table(box=None, show_header=False)

@@ -1,4 +1,4 @@
-"""Plans trials and runs them in worker processes; the same command again finishes what is missing.
+"""Runs what is missing of a plan; the same command again finishes what is left.
 
 A trial that is already recorded is not run. A method that ignores its meter is ended from here.
 """
@@ -13,7 +13,7 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, TimeoutError, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -21,30 +21,15 @@ from pathlib import Path
 from typing import Any, Literal
 from typing import Protocol as Interface
 
-from benchmark import worker
-from benchmark.data.card import Task
 from benchmark.errors import DataError, StorageError
-from benchmark.protocol import BudgetSpec, Protocol
+from benchmark.protocol import BudgetSpec
 from benchmark.records.environment import environment
 from benchmark.records.record import Record, Status
 from benchmark.records.store import Store, StoredRecord
-from benchmark.registry import MethodCall, Registry
+from benchmark.run import worker
+from benchmark.run.plan import Cell
 from benchmark.trial import Trial, job_of
 from benchmark.trial.evaluate import failure
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One row to be: a trial, the classifier, and the row its gain is paired with."""
-
-    trial: Trial
-    classifier: str
-    control_id: str
-
-    @property
-    def record_id(self) -> str:
-        """Identity of the row."""
-        return self.trial.record_id(self.classifier)
 
 
 @dataclass
@@ -73,38 +58,6 @@ class Listener(Interface):
 
     def finished(self, record: Record) -> None:
         """A row was made, or failed."""
-
-
-def plan(
-    registry: Registry,
-    protocol: Protocol,
-    calls: Sequence[MethodCall],
-    tasks: Sequence[Task],
-    seeds: Iterable[int],
-    upstream: str,
-    budget: str,
-    classifiers: Sequence[str],
-) -> list[Cell]:
-    """Every row of methods x tasks x seeds x classifiers, each cell's control first.
-
-    Raises:
-        UnknownNameError: an upstream, budget or classifier that ``bench.toml`` lacks.
-        DataError: a task's data is missing or differs from its card.
-    """
-    protocol.pick("upstream", upstream)
-    protocol.pick("budget", budget)
-    for classifier in classifiers:
-        protocol.pick("classifier", classifier)
-    control = registry.call(protocol.defaults.control)
-    cells: dict[str, Cell] = {}
-    for seed in seeds:
-        for task in tasks:
-            base = Trial(task, control, upstream, budget, seed, protocol, registry.root)
-            for trial in [base, *(base.with_call(call) for call in calls)]:
-                for classifier in classifiers:
-                    cell = Cell(trial, classifier, base.record_id(classifier))
-                    cells.setdefault(cell.record_id, cell)
-    return list(cells.values())
 
 
 def run(

@@ -1,4 +1,4 @@
-"""Submissions: results packed for a pull request, and what is checked before they count.
+"""What is checked before records count.
 
 Nothing in a record has to be believed that can be computed again: ids, counts and scores come
 from the predictions, hashes from the tables, labels from the data set where it is at hand.
@@ -6,23 +6,16 @@ from the predictions, hashes from the tables, labels from the data set where it 
 
 from __future__ import annotations
 
-import io
-import shutil
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from PIL import Image
 
 from benchmark.data.split import Split, load_split
-from benchmark.errors import DataError, RecordError, StorageError
-from benchmark.files import write_arrow, write_bytes, write_folder, write_images
+from benchmark.errors import DataError, RecordError
 from benchmark.images import decode, pixel_hash
-from benchmark.records.packed import IMAGES, KEYS, RECORDS
-from benchmark.records.store import StoredRecord, read_results
+from benchmark.records.store import StoredRecord
 from benchmark.records.tables import reject_counts
 from benchmark.schema import canonical_hash
 from benchmark.statistics.estimates import metric_of, strata_of
@@ -32,8 +25,6 @@ if TYPE_CHECKING:
 
     from benchmark.records.record import Record
     from benchmark.registry import Registry
-
-IMAGES_PER_CLASS = 6  # packed of each class: as many as the page shows
 
 
 @dataclass
@@ -53,43 +44,6 @@ class Checked:
     images: int = 0
     unpaired: int = 0
     faults: list[str] = field(default_factory=list)
-
-
-def pack(results: Path, out: Path, images: int = IMAGES_PER_CLASS) -> Path:
-    """Writes every record under ``results`` to the submission ``out``, and returns it. A file
-    that lies in ``out`` besides, such as a README, stays.
-
-    Args:
-        images: how many accepted images of each class are kept, of the first seed of every
-            method, task, upstream and budget: enough to see what was made.
-
-    Raises:
-        RecordError: there is no record, or one is not in order; or ``out`` holds records that
-            ``results`` does not, and would lose them. Nothing is written then.
-        StorageError: ``out`` is something else, or cannot be written; it stays as it was.
-    """
-    stored = read_results(results)
-    if not stored:
-        raise RecordError(f"{results}: holds no record")
-    _refuse_loss(out, stored)
-    if faults := check_records(stored).faults:
-        raise RecordError("\n".join(faults))
-
-    def fill(folder: Path) -> None:
-        for path in out.iterdir() if out.is_dir() else ():
-            if path.is_file() and path.name not in _FILES:
-                shutil.copy2(path, folder / path.name)
-        lines = [item.record.model_dump_json() + "\n" for item in stored]
-        write_bytes(folder / RECORDS, "".join(lines).encode())
-        for name in KEYS:
-            _pack_table(folder / f"{name}.parquet", name, stored)
-        _pack_images(folder / IMAGES, stored, images)
-
-    write_folder(out, fill)
-    return out
-
-
-_FILES = {RECORDS, IMAGES, *(f"{name}.parquet" for name in KEYS)}
 
 
 def check_records(stored: Sequence[StoredRecord], registry: Registry | None = None) -> Checked:
@@ -113,12 +67,12 @@ def check_records(stored: Sequence[StoredRecord], registry: Registry | None = No
                 faults = list(check(item, checked))
             except RecordError as error:
                 faults = str(error).splitlines()
-            checked.faults += [f"{_name(item.record)}: {fault}" for fault in faults]
+            checked.faults += [f"{name_of(item.record)}: {fault}" for fault in faults]
     checked.faults = list(dict.fromkeys(checked.faults))
     return checked
 
 
-def _name(record: Record) -> str:
+def name_of(record: Record) -> str:
     names = (record.task, record.method, record.budget, record.classifier)
     return f"{' · '.join(names)} · seed {record.seed}"
 
@@ -206,77 +160,3 @@ class _Data:
             except DataError:  # not on this machine
                 self.splits[key] = None
         return self.splits[key]
-
-
-def _refuse_loss(out: Path, stored: Sequence[StoredRecord]) -> None:
-    if not out.exists():
-        return
-    if not out.is_dir() or (any(out.iterdir()) and not (out / RECORDS).is_file()):
-        raise StorageError(f"{out}: exists and is not a submission; give another name")
-    new = {item.record.record_id for item in stored}
-    lost = [item for item in read_results(out) if item.record.record_id not in new]
-    if lost:
-        raise RecordError(
-            f"{out}: {len(lost)} of its records are not among the results, such as "
-            f"{_name(lost[0].record)}; pack under another name, or remove it first"
-        )
-
-
-def _trials(stored: Iterable[StoredRecord]) -> list[StoredRecord]:
-    """One scored record of every trial."""
-    scored = (item for item in stored if item.record.value is not None)
-    return list({item.record.trial_id: item for item in scored}.values())
-
-
-def _pack_table(path: Path, name: str, stored: Sequence[StoredRecord]) -> None:
-    """The rows of all records (or trials) in one table, the key before them."""
-    import pyarrow as pa
-
-    key = KEYS[name]
-    owners = [item for item in stored if getattr(item.record, f"{name}_hash")]
-    parts = []
-    for item in owners if key == "record_id" else _trials(owners):
-        table = pa.Table.from_pandas(item.table(name), preserve_index=False)
-        keys = pa.array([getattr(item.record, key)] * table.num_rows, pa.string())
-        parts.append(table.add_column(0, key, keys).replace_schema_metadata())
-    empty = pa.table({key: pa.array([], pa.string())})
-    write_arrow(path, pa.concat_tables([*parts, empty], promote_options="default"))
-
-
-def _pack_images(path: Path, stored: Sequence[StoredRecord], per_class: int) -> None:
-    """The first accepted images of every class, without loss in a smaller format."""
-    columns: dict[str, list[Any]] = {"trial_id": [], "index": [], "label": []}
-    files: list[bytes] = []
-    for item in _first_seeds(stored):
-        images, counts = item.images(), Counter[int]()
-        for index, label in _accepted(item.ledger()):
-            if counts[label] < per_class and index in images:
-                counts[label] += 1
-                files.append(_smaller(images[index]))
-                for name, value in zip(columns, (item.record.trial_id, index, label), strict=True):
-                    columns[name].append(value)
-    write_images(path, columns, files)
-
-
-def _first_seeds(stored: Iterable[StoredRecord]) -> list[StoredRecord]:
-    """Of every method, task, upstream and budget the trial of the smallest seed."""
-    first: dict[tuple[str, ...], StoredRecord] = {}
-    for item in sorted(_trials(stored), key=lambda item: item.record.seed):
-        record = item.record
-        first.setdefault((record.task, record.method, record.upstream, record.budget), item)
-    return list(first.values())
-
-
-def _accepted(ledger: pd.DataFrame) -> Iterable[tuple[int, int]]:
-    """Index and label of the accepted rows."""
-    rows = ledger[ledger["accepted"]]
-    return zip(rows["index"].tolist(), rows["label"].tolist(), strict=True)
-
-
-def _smaller(data: bytes) -> bytes:
-    """Lossless WebP: of small images a sixth smaller than PNG, and read by all browsers. Its
-    slowest method would save 1 % more and take 50 times as long."""
-    buffer = io.BytesIO()
-    pixels = decode(data, None, "packed image")
-    Image.fromarray(pixels).save(buffer, "WEBP", lossless=True, method=3, exact=True)
-    return buffer.getvalue()

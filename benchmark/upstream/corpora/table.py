@@ -14,10 +14,10 @@ import pyarrow.parquet as pq
 
 from benchmark.contract import Provenance
 from benchmark.errors import DataError
-from benchmark.fingerprint import corpus_files, corpus_hash
 from benchmark.home import cache_folder
 from benchmark.images import decode
 from benchmark.protocol import CorpusSpec, UpstreamSpec
+from benchmark.upstream.hashes import corpus_files, corpus_hash
 
 # It would draw a bar while it maps a file; what takes long here is told to ``Upstream.progress``.
 datasets.disable_progress_bars()

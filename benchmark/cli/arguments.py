@@ -1,0 +1,71 @@
+"""What several commands take: options, names separated by commas, seeds, folders."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from benchmark.home import find_root, results_folder
+from benchmark.protocol import Protocol, load_protocol
+from benchmark.registry import Registry, load_registry
+
+Json = Annotated[bool, typer.Option("--json", help="Machine-readable output on stdout.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
+Folders = Annotated[
+    list[Path] | None,
+    typer.Argument(
+        help="Results folders and submissions (default: results/ in the root; without one, "
+        "submissions/).",
+        show_default=False,
+    ),
+]
+
+
+def load_entries() -> tuple[Protocol, Registry]:
+    """``bench.toml`` and the entries of the root; raises ``ConfigError``."""
+    root = find_root()
+    protocol = load_protocol(root)
+    return protocol, load_registry(root, protocol)
+
+
+def parse_seeds(option: str, text: str) -> list[int]:
+    """``"3"`` -> [0, 1, 2]; ``"0,4"`` -> [0, 4]; ``"7,"`` -> [7].
+
+    Raises:
+        typer.BadParameter: neither a count nor a list of distinct seeds; names ``option``.
+    """
+    try:
+        if "," in text:
+            seeds = [int(part) for part in text.split(",") if part.strip()]
+        else:
+            seeds = list(range(int(text)))
+    except ValueError:
+        seeds = []
+    if not seeds or min(seeds) < 0 or len(set(seeds)) != len(seeds):
+        raise typer.BadParameter(
+            f"{option} {text!r}: give a count such as 5, or a list such as 0,1,7"
+        )
+    return seeds
+
+
+def split_names(text: str) -> list[str]:
+    """Names separated by commas, but not by the commas inside ``name[a=1,b=2]``."""
+    return [part.strip() for part in re.split(r",(?![^\[]*\])", text) if part.strip()]
+
+
+def chosen_folders(given: list[Path] | None, root: Path) -> list[Path]:
+    """What was named, each of which must exist; else ``results/`` where it is there, else
+    ``submissions/``."""
+    for folder in given or ():
+        need_folder(folder)
+    results = results_folder(root)
+    return given or [results if results.is_dir() else root / "submissions"]
+
+
+def need_folder(folder: Path) -> None:
+    """Raises ``typer.BadParameter`` where there is no such folder."""
+    if not folder.is_dir():
+        raise typer.BadParameter(f"{folder}: no such folder")

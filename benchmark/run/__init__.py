@@ -1,0 +1,1 @@
+"""Many trials: planned, scheduled over worker processes, resumed where they were left."""

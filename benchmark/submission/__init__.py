@@ -1,0 +1,1 @@
+"""Submissions: results packed for a pull request, and checked before they count."""

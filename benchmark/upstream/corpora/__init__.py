@@ -1,0 +1,1 @@
+"""Corpora: the captioned images that a generator was trained on, and that retrieval searches."""
