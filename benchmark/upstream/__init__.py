@@ -14,14 +14,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-import numpy as np
-
 from benchmark.contract import Images
 from benchmark.errors import MethodError
 from benchmark.protocol import UpstreamSpec
 from benchmark.upstream.hashes import upstream_hash
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
     from benchmark.meter import Meter
@@ -209,6 +208,8 @@ class Upstream:
             yield Images(self.corpus.pixels(rows, size), [label for label, _ in chosen], told)
 
     def _nearest_among(self, queries: Tensor, rows: np.ndarray, k: int) -> Neighbours:
+        import numpy as np
+
         from benchmark.upstream.index.exact import ExactIndex
 
         rows = np.sort(rows).astype(np.int64)  # equal ones are ranked by row
@@ -241,6 +242,8 @@ def open_upstream(name: str, spec: UpstreamSpec, root: Path, device: str = "auto
 
 def _merged(similarity: np.ndarray, rows: np.ndarray, k: int) -> Neighbours:
     """From k neighbours of each of Q queries, [Q, k], to the k best of all, each row once."""
+    import numpy as np
+
     query = np.repeat(np.arange(len(rows)), rows.shape[1])
     values, found = similarity.ravel(), rows.ravel()
     order = np.lexsort((query, found, -values))
