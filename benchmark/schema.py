@@ -20,7 +20,11 @@ class Declared(BaseModel):
     """Base of every declaration: immutable, unknown keys refused."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=()
+        frozen=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        protected_namespaces=(),
+        defer_build=True,  # most models of a process are never used: lists stay instant
     )
 
 
