@@ -16,11 +16,12 @@ else: no validation or test image, no classifier, no result can be reached from 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, ConfigDict, Field
+from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from benchmark.errors import Unavailable
 from benchmark.schema import Declared
@@ -53,6 +54,10 @@ class Facts(Declared):
         uses: parts of the upstream that are loaded before the clock starts.
         filters: steps that may reject an image; a reason in ``Images.rejected`` starts with the
             name of one of them.
+        uses_shots: whether the images depend on the shots. A method that says False is given
+            shots without images, and its images are made once and reused over all splits.
+        stochastic: whether the images depend on ``rng``. A method that says False is run once,
+            whatever the draw seed.
         adds_images: False only for a method that yields none: a control that trains on the
             shots alone, or one that only mixes batches.
         mixes_batches: whether the file has ``mix``, which acts on the classifier's batches.
@@ -68,6 +73,8 @@ class Facts(Declared):
     version: int = Field(default=1, ge=1)
     uses: tuple[Part, ...] = ()
     filters: tuple[Filter, ...] = ()
+    uses_shots: bool = True
+    stochastic: bool = True
     adds_images: bool = True
     mixes_batches: bool = False
 
@@ -111,12 +118,15 @@ class Shots:
     """The few labelled images that a method may learn from.
 
     Attributes:
-        images: uint8 [N, H, W, 3], RGB, H = W = ``image_size``.
+        images: uint8 [N, H, W, 3], RGB, H = W = ``image_size``; N is 0 for a method whose facts
+            say ``uses_shots=False``.
         labels: int64 [N], each in 0..C-1.
         ids: N identifiers of the data set, to be named as parents.
         classes: the C classes, in label order.
         image_size: side in pixels of every image a method must yield.
-        reserve: more real training images, for the family ``oracle`` alone; see ``real``.
+        flip: whether a mirrored image keeps its class.
+        unused: more real training images, for the family ``oracle`` alone; see ``real``.
+        load: from ids and a side in pixels to the images; see ``originals``.
     """
 
     images: np.ndarray
@@ -124,7 +134,9 @@ class Shots:
     ids: tuple[str, ...]
     classes: tuple[Class, ...]
     image_size: int
-    reserve: Shots | None = field(default=None, repr=False)
+    flip: bool = False
+    unused: Shots | None = field(default=None, repr=False)
+    load: Callable[[Sequence[str], int], np.ndarray] | None = field(default=None, repr=False)
 
     def of(self, label: int) -> np.ndarray:
         """The images of one class, uint8 [n, H, W, 3]."""
@@ -134,20 +146,44 @@ class Shots:
         """The positions of one class in ``images``, ``labels`` and ``ids``."""
         return [row for row, value in enumerate(self.labels) if value == label]
 
+    def originals(self, size: int) -> np.ndarray:
+        """The same images decoded from their files at ``size`` pixels, uint8 [N, size, size, 3]:
+        what a generator of 512 px is trained on is not enlarged from the classifier's 224.
+
+        Raises:
+            DataError: an image is damaged or missing; names its id and file.
+        """
+        if self.load is None or size == self.image_size:
+            from benchmark.images import resized
+
+            return resized(self.images, size)
+        return self.load(self.ids, size)
+
     def real(self) -> Shots:
         """More real images of the training pool (an oracle's upper bound).
 
         Raises:
             Unavailable: the task has none to spare, or the method is not an oracle.
         """
-        if self.reserve is None or not len(self.reserve.labels):
-            raise Unavailable("this task holds no more real training images in reserve")
-        return self.reserve
+        if self.unused is None or not len(self.unused.labels):
+            raise Unavailable("this task has no unused real training images")
+        return self.unused
 
 
-@dataclass(frozen=True)
+def _plain(value: Any) -> Any:
+    """numpy's numbers as Python's."""
+    return value.item() if type(value).__module__ == "numpy" and hasattr(value, "item") else value
+
+
+Natural = Annotated[int, BeforeValidator(_plain), Field(ge=0, le=2**63 - 1)]
+Cosine = Annotated[float, BeforeValidator(_plain), Field(ge=-1.001, le=1.001)]
+Scale = Annotated[float, BeforeValidator(_plain), Field(ge=0, le=1e6)]
+
+
+@pydantic_dataclass(frozen=True, config=ConfigDict(strict=True, allow_inf_nan=False))
 class Provenance:
-    """Where one augmented image came from; one row of the image ledger.
+    """Where one augmented image came from; one row of the image ledger. A value that is not
+    allowed raises at the line that states it.
 
     Attributes:
         origin: how it came to be.
@@ -161,17 +197,20 @@ class Provenance:
         similarity: cosine, -1..1, to the query.
         licence: of the image, where its source states one.
         parents: ids of the shots (or corpus images) it was made from.
+
+    Raises:
+        pydantic.ValidationError: naming the field, what is allowed and what came.
     """
 
     origin: Origin
-    source: str
+    source: Annotated[str, Field(min_length=1)]
     prompt: str | None = None
-    seed: int | None = None
-    nfe: int | None = None
-    guidance_scale: float | None = None
+    seed: Natural | None = None
+    nfe: Natural | None = None
+    guidance_scale: Scale | None = None
     corpus_id: str | None = None
-    rank: int | None = None
-    similarity: float | None = None
+    rank: Natural | None = None
+    similarity: Cosine | None = None
     licence: str | None = None
     parents: tuple[str, ...] = ()
 

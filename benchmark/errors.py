@@ -10,6 +10,7 @@ BenchError                 shown as one message, exit code 2 unless said otherwi
 └── StorageError           the disk is full or a folder cannot be written (exit code 1)
 
 BudgetStop                 not an error: a cap was reached, what was made is kept and scored
+Stalled                    a method made no progress for too long (the trial fails)
 Unavailable                not an error: a method cannot work on this task, with the reason
 """
 
@@ -22,7 +23,7 @@ from pathlib import Path
 
 
 class BenchError(Exception):
-    """Something the user can mend; the message says what, where and how."""
+    """An error the user can fix; the message says what, where and how."""
 
     exit_code = 2
 
@@ -90,6 +91,16 @@ class BudgetStop(BaseException):
     def __init__(self, unit: str, used: float, cap: float) -> None:
         self.unit, self.used, self.cap = unit, used, cap
         super().__init__(f"budget reached: {unit} {used:.6g} of {cap:.6g}")
+
+
+class Stalled(BaseException):
+    """Raised where a method neither charges its meter nor yields for too long. Not an
+    ``Exception``, for the reason that ``BudgetStop`` is none. What was made is not scored: how
+    much that is would depend on the machine."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        super().__init__(f"no charge and no image for {seconds:g} seconds")
 
 
 class Unavailable(Exception):

@@ -30,8 +30,23 @@ def decode(data: bytes, size: int | None, source: str) -> np.ndarray:
     except Exception as error:  # Pillow's decoders raise many types on a damaged file
         raise DataError(f"{source}: damaged image: {error}") from error
     if size is not None and rgb.size != (size, size):
-        rgb = ImageOps.fit(rgb, (size, size), Image.Resampling.BICUBIC)
+        return _fit(rgb, size)
     return np.array(rgb)
+
+
+def resized(pixels: np.ndarray, size: int) -> np.ndarray:
+    """uint8 [N, H, W, 3] to [N, S, S, 3], S = ``size``, scaled and cropped as ``decode`` does;
+    images of that size are copied."""
+    if pixels.shape[1:3] == (size, size):
+        return pixels.copy()
+    made = np.empty((len(pixels), size, size, 3), np.uint8)
+    for row, image in enumerate(pixels):
+        made[row] = _fit(Image.fromarray(image), size)
+    return made
+
+
+def _fit(image: Image.Image, size: int) -> np.ndarray:
+    return np.array(ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC))
 
 
 def _rgb(image: Image.Image) -> Image.Image:

@@ -7,29 +7,39 @@ charged before the work, so a cap is reached but never overspent.
 
 from __future__ import annotations
 
-import signal
+import math
 import sys
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
 from benchmark.errors import BudgetStop
-from benchmark.protocol import BudgetSpec
 from benchmark.schema import Declared
+from benchmark.stall import StallGuard
 
 if TYPE_CHECKING:
     pass
 
 
-Unit = Literal["tflops", "nfe", "seconds"]
-
 DEFAULT_PHASE = "augment"
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The caps of one trial, as numbers.
+
+    Attributes:
+        images_per_class: images accepted; kept by the image ledger, not by the meter.
+        tflops: of all phases; infinite where the upstream has no generator to measure against.
+    """
+
+    images_per_class: int
+    tflops: float = math.inf
 
 
 class Spend(Declared):
@@ -64,24 +74,29 @@ class _Tally:
 class Meter:
     """What one trial may use, and has used, phase by phase.
 
-    The clock runs inside ``alarm`` and ``phase``; what lies inside ``paused`` is free.
+    The clock runs inside ``watching`` and ``phase``; what lies inside ``paused`` is free.
 
     Args:
         spent: what the trial used before this meter was made, by phase; part of every sum.
+        guard: told of every charge and phase.
 
     Attributes:
-        budget: the caps. ``images_per_class`` is kept by the image ledger, not here.
+        budget: the caps.
         n_classes: number of classes of the task.
     """
 
     def __init__(
-        self, budget: BudgetSpec, n_classes: int, spent: Mapping[str, Spend] | None = None
+        self,
+        budget: Budget,
+        n_classes: int,
+        spent: Mapping[str, Spend] | None = None,
+        guard: StallGuard | None = None,
     ) -> None:
         self.budget, self.n_classes = budget, n_classes
+        self._guard = guard or StallGuard()
         self._tallies = {name: _Tally.of(spend) for name, spend in (spent or {}).items()}
         self._phases: list[str | None] = []  # innermost last; None while paused
         self._since = 0.0
-        self._armed = False
         _reset_peak_memory()
 
     def charge(self, flops: int = 0, nfe: int = 0, images: int = 0) -> None:
@@ -89,24 +104,19 @@ class Meter:
 
         Args:
             flops: floating-point operations, 2 per multiply-add.
-            nfe: evaluations of the denoiser for one image; a step with classifier-free
-                guidance is two, an evaluation of a batch of B rows is B.
+            nfe: evaluations of the denoiser for one image, for information; a step with
+                classifier-free guidance is two, an evaluation of a batch of B rows is B.
             images: images generated or fetched, for information.
 
         Raises:
-            BudgetStop: it would exceed the cap (nothing is added then), or time is over.
+            BudgetStop: the FLOPs would exceed the cap (nothing is added then).
         """
         if self._is_paused:
             return
-        used, caps = self._sum(), self.budget
-        over = {
-            "tflops": used.flops + flops > caps.tflops * 1e12,
-            "nfe": used.nfe + nfe > caps.nfe,
-            "seconds": used.seconds > caps.seconds,
-        }
-        for unit, is_over in over.items():
-            if is_over:
-                raise BudgetStop(unit, getattr(used.spend(), unit), getattr(caps, unit))
+        self._guard.progressed()
+        used = self._sum()
+        if used.flops + flops > self.budget.tflops * 1e12:
+            raise BudgetStop("tflops", used.flops / 1e12, self.budget.tflops)
         tally = self._tally(self._phases[-1] if self._phases else None)
         tally.flops += int(flops)
         tally.nfe += nfe
@@ -117,9 +127,10 @@ class Meter:
         """The innermost phase; "" while nothing is charged."""
         return "" if self._is_paused or not self._phases else str(self._phases[-1])
 
-    def left(self, unit: Unit) -> float:
-        """What remains of a cap; negative only for seconds."""
-        return float(getattr(self.budget, unit) - getattr(self.total(), unit))
+    @property
+    def tflops_left(self) -> float:
+        """What remains of the cap."""
+        return self.budget.tflops - self.total().tflops
 
     def spent(self) -> dict[str, Spend]:
         """What each phase used so far."""
@@ -134,48 +145,26 @@ class Meter:
     def phase(self, name: str) -> Iterator[None]:
         """Charges to ``name`` (``fit``, ``generate``, ``retrieve``, ``filter``) what happens
         inside. Phases nest; the innermost is charged."""
+        self._guard.progressed()
         with self._entered(name):
             yield
 
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Off the clock: nothing inside is charged, timed or interrupted."""
-        with self._entered(None):
-            if self._armed:
-                signal.setitimer(signal.ITIMER_REAL, 0)
-            try:
-                yield
-            finally:
-                if self._armed and self._phases.count(None) == 1:
-                    self._set_timer()
+        with self._entered(None), self._guard.paused():
+            yield
 
     @contextmanager
-    def alarm(self, phase: str = DEFAULT_PHASE) -> Iterator[None]:
-        """Runs the clock, and ends what is inside when the seconds are used up, even where it
-        never calls the meter: SIGALRM raises in the main thread, again every second after, so
-        a method that swallows it is hit again. Elsewhere (other threads, Windows) ``charge``
-        alone stops it. What happens inside is charged to ``phase``, as the method's own
-        ``meter.phase`` allows.
+    def watching(self, phase: str = DEFAULT_PHASE) -> Iterator[None]:
+        """Runs the clock, and ends what is inside where it makes no progress. What happens
+        inside is charged to ``phase``, as the method's own ``meter.phase`` allows.
 
         Raises:
-            BudgetStop: the seconds are used up.
+            Stalled: neither a charge nor an image for too long.
         """
-        with self._entered(phase):
-            in_main_thread = threading.current_thread() is threading.main_thread()
-            if not (in_main_thread and hasattr(signal, "SIGALRM")):
-                yield
-                return
-            previous = signal.signal(signal.SIGALRM, self._ring)
-            try:
-                self._armed = True
-                self._set_timer()
-                try:
-                    yield
-                finally:
-                    self._armed = False  # a signal already on its way is ignored from here on
-            finally:
-                signal.setitimer(signal.ITIMER_REAL, 0)
-                signal.signal(signal.SIGALRM, previous)
+        with self._entered(phase), self._guard.watching():
+            yield
 
     @property
     def peak_memory_mb(self) -> float:
@@ -232,13 +221,6 @@ class Meter:
         finally:
             self._tick()
             del self._phases[depth:]  # also what an abandoned generator left on top
-
-    def _set_timer(self) -> None:
-        signal.setitimer(signal.ITIMER_REAL, max(self.left("seconds"), 1e-3), 1.0)
-
-    def _ring(self, *_: object) -> None:
-        if self._armed and not self._is_paused and self.left("seconds") <= 0:
-            raise BudgetStop("seconds", self.total().seconds, self.budget.seconds)
 
 
 def _torch_with_cuda() -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self, TypeVar
 
 from pydantic import Field, field_validator, model_validator
 
@@ -14,18 +14,23 @@ from benchmark.schema import Declared, declare, read_toml
 # Raised when the harness itself changes what a record means: part of every record's identity.
 # 2: test images that an added image was flagged with are scored apart (`value_clean`); a trial
 # counts as capped by images only where images were more than the budget holds.
-PROTOCOL_VERSION = 2
+# 3: identity is content alone; split, image draw and classifier training have seeds of their own;
+# compute is capped at a multiple of plain generation, seconds and NFE are not.
+PROTOCOL_VERSION = 3
+
+Revision = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
 
 
 class CorpusSpec(Declared):
-    """A captioned corpus: parquet files (``data_files``, relative to the root, globs allowed)
-    or a data set of the Hub (``hub`` with its ``revision``). ``features`` is a safetensors file
-    of features that came with the corpus. The other keys name columns; those of ``safety`` and
-    ``watermark`` hold the probability, 0..1, that an image is unsafe or has a watermark."""
+    """A captioned corpus: parquet files (``data_files``, relative to the root, globs allowed), or
+    a data set in the Hub's layout: a repository (``hub`` with its ``revision``) or a local folder.
+    ``features`` is a safetensors file of features that came with the corpus. The other keys name
+    columns; those of ``safety`` and ``watermark`` hold the probability, 0..1, that an image is
+    unsafe or has a watermark."""
 
     data_files: list[str] = []
     hub: str | None = None
-    revision: str | None = Field(default=None, pattern=r"^[0-9a-f]{40}$")
+    revision: Revision | None = None
     split: str = "train"
     features: str | None = None
     id: str = "id"
@@ -39,18 +44,32 @@ class CorpusSpec(Declared):
     def _one_source(self) -> Self:
         if bool(self.data_files) == bool(self.hub):
             raise ValueError("give either data_files or hub")
-        if self.hub and not self.revision:
-            raise ValueError("a data set of the Hub needs its 40-digit revision")
         return self
 
 
 class EncoderSpec(Declared):
-    """An OpenCLIP model: ``local-dir:<folder>`` (relative to the root), ``hf-hub:<id>``, or an
-    architecture name with ``pretrained``."""
+    """An OpenCLIP model: ``local-dir:<folder>`` (relative to the root), ``hf-hub:<id>`` with its
+    ``revision``, or an architecture name with ``pretrained``, a local file of weights."""
 
     model: str
+    revision: Revision | None = None
     pretrained: str | None = None
     batch_size: int = Field(default=256, ge=1)
+
+
+class SamplingSpec(Declared):
+    """How a generator draws where a method does not say otherwise. The defaults are those that
+    diffusers documents for Stable Diffusion; a distilled model wants its own.
+
+    Attributes:
+        steps: denoising steps.
+        guidance_scale: classifier-free guidance scale w; at 1 there is none.
+        scheduler: a noise scheduler of diffusers by its class name; None keeps the pipeline's.
+    """
+
+    steps: int = Field(default=50, ge=1, le=1000)
+    guidance_scale: float = Field(default=7.5, ge=0, le=100)
+    scheduler: str | None = Field(default=None, pattern=r"^[A-Z]\w*Scheduler$")
 
 
 class GeneratorSpec(Declared):
@@ -58,10 +77,11 @@ class GeneratorSpec(Declared):
     repository of the Hub with its revision."""
 
     model: str
-    revision: str | None = None
+    revision: Revision | None = None
     variant: str | None = None
     size: int = Field(ge=8, description="side in pixels at which the pipeline generates")
     batch_size: int = Field(default=8, ge=1)
+    sampling: SamplingSpec = SamplingSpec()
 
 
 class ContaminationSpec(Declared):
@@ -77,22 +97,28 @@ class ContaminationSpec(Declared):
 
 
 class UpstreamSpec(Declared):
-    """What augmentation may draw from."""
+    """What augmentation may draw from. Corpus and generator may each be absent: methods that use
+    them are skipped there, with the reason."""
 
     title: str
-    corpus: CorpusSpec
+    corpus: CorpusSpec | None = None
     encoder: EncoderSpec
-    generator: GeneratorSpec
+    generator: GeneratorSpec | None = None
     contamination: ContaminationSpec = ContaminationSpec()
 
 
 class BudgetSpec(Declared):
-    """Caps of one trial. ``seconds`` guards against methods that hang; nothing is ranked by it."""
+    """What one trial may use, as multiples, so that a tier means the same for 10 or 1,000 classes
+    and at 32 or 512 px.
+
+    Attributes:
+        images_per_class: images accepted.
+        compute: TFLOPs, as a multiple of what generating that many images for every class costs
+            from plain prompts at the upstream's default sampling.
+    """
 
     images_per_class: int = Field(ge=1)
-    tflops: float = Field(gt=0)
-    nfe: int = Field(ge=1)
-    seconds: float = Field(gt=0)
+    compute: float = Field(gt=0)
 
 
 class Recipe(Declared):
@@ -126,29 +152,39 @@ class ProbeSpec(Recipe):
 
 class FinetuneSpec(Recipe):
     """A pretrained image tower with a new linear head, all of it trained. ``model`` is
-    ``encoder`` for the upstream's own image tower or ``timm:<name>``."""
+    ``encoder`` for the upstream's own image tower, or ``timm:<name>`` with
+    ``weights``, a local file, or ``timm:hf-hub:<id>`` with its ``revision``."""
 
     kind: Literal["finetune"]
     model: str = "encoder"
     weights: str | None = None
+    revision: Revision | None = None
 
 
+Spec = TypeVar("Spec")
 ClassifierSpec = Annotated[ScratchSpec | ProbeSpec | FinetuneSpec, Field(discriminator="kind")]
 
 
 class Defaults(Declared):
-    """What a command uses where it is not told otherwise."""
+    """What a command uses where neither it nor the task's card says otherwise.
+
+    Attributes:
+        splits, draws, trainings: seeds of the few-shot split, of the images, of the classifier; a
+            trial for every combination.
+        control: the method that every gain is paired with.
+        stall_seconds: a method that neither charges its meter nor yields for so long is ended.
+    """
 
     upstream: str
     budget: str
     classifiers: list[str] = Field(min_length=1)
-    seeds: list[int] = Field(min_length=1)
-    control: str = Field(description="the method that every gain is paired with")
-    # Beyond its budget of seconds a trial gets this long before its process is ended: time to
-    # load models from disk, to finish the batch in hand, and to hash what was made.
-    grace_seconds: float = Field(default=120.0, gt=0)
+    splits: list[int] = Field(min_length=1)
+    draws: list[int] = Field(default=[0], min_length=1)
+    trainings: list[int] = Field(default=[0], min_length=1)
+    control: str
+    stall_seconds: float = Field(default=600.0, gt=0)
 
-    @field_validator("seeds")
+    @field_validator("splits", "draws", "trainings")
     @classmethod
     def _distinct(cls, seeds: list[int]) -> list[int]:
         if len(set(seeds)) != len(seeds) or min(seeds) < 0:
@@ -177,16 +213,23 @@ class Protocol(Declared):
                     )
         return self
 
-    def pick(self, kind: Literal["upstream", "budget", "classifier"], name: str) -> Any:
-        """The declaration called ``name``.
+    def upstream_named(self, name: str) -> UpstreamSpec:
+        """Raises ``UnknownNameError``, with the nearest known name; so do the next two."""
+        return _pick("upstream", self.upstream, name)
 
-        Raises:
-            UnknownNameError: with the nearest known name.
-        """
-        known: dict[str, Any] = getattr(self, kind)
-        if name not in known:
-            raise UnknownNameError(kind, name, known)
-        return known[name]
+    def budget_named(self, name: str) -> BudgetSpec:
+        """See ``upstream_named``."""
+        return _pick("budget", self.budget, name)
+
+    def classifier_named(self, name: str) -> ClassifierSpec:
+        """See ``upstream_named``."""
+        return _pick("classifier", self.classifier, name)
+
+
+def _pick(kind: str, known: dict[str, Spec], name: str) -> Spec:
+    if name not in known:
+        raise UnknownNameError(kind, name, known)
+    return known[name]
 
 
 def load_protocol(root: Path) -> Protocol:

@@ -60,7 +60,7 @@ def captions(shots: Shots, upstream: Any, meter: Any) -> list[tuple[str, str]]:
 def spare(shots: Shots, upstream: Any, meter: Any, params: Any) -> float:
     """TFLOPs that generating all images afterwards will cost."""
     count = meter.budget.images_per_class * len(shots.classes)
-    cost: float = upstream.generator.price(count, params.steps, params.guidance_scale)
+    cost: float = upstream.generator.estimate_tflops(count, params.steps, params.guidance_scale)
     return cost
 
 

@@ -45,10 +45,10 @@ def affordable(upstream: Any, meter: Any, count: int, params: Any, share: float 
     """
 
     def price(steps: int) -> float:
-        cost: float = upstream.generator.price(count, steps, params.guidance_scale)
+        cost: float = upstream.generator.estimate_tflops(count, steps, params.guidance_scale)
         return cost
 
     steps: int = params.steps
-    while steps > 1 and price(steps) > share * meter.left("tflops"):
+    while steps > 1 and price(steps) > share * meter.tflops_left:
         steps -= 1
     return steps

@@ -74,8 +74,10 @@ def generated_prior(
     from benchmark.upstream.training import Examples
 
     per_class = len(shots.classes), params.steps, params.guidance_scale
-    left = meter.left("tflops") - spare(shots, upstream, meter, params)
-    count = min(params.prior_per_class, int(left / 2 / upstream.generator.price(*per_class)))
+    left = meter.tflops_left - spare(shots, upstream, meter, params)
+    count = min(
+        params.prior_per_class, int(left / 2 / upstream.generator.estimate_tflops(*per_class))
+    )
     if count < 1:
         return None
     prompts, labels, seeds = requests(shots, count, rng)

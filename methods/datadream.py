@@ -86,7 +86,7 @@ def adapted(
         for tower, targets in towers:
             seed = int(rng.integers(2**31))
             weights += stack.enter_context(lora(tower, params.rank, targets=targets, seed=seed))
-        left = meter.left("tflops")  # what images cost is known with the adapters in place
+        left = meter.tflops_left  # what images cost is known with the adapters in place
         left -= left / parts - spare(shots, upstream, meter, params)
         c = asked_anew(generator, texts)
         fit_shared(upstream, z, c, weights, meter, rng, params, left, schedule="cosine")

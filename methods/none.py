@@ -36,7 +36,7 @@ FACTS = benchmark.Facts(
 def augment(
     shots: Shots,  # .images uint8 [N, S, S, 3], .labels [N], .ids, .classes with name and prompts
     upstream,  # .generator, .encoder, .corpus; .nearest(), .retrieve()
-    meter,  # .budget.images_per_class, .phase("fit"), .left("tflops")
+    meter,  # .budget.images_per_class, .phase("fit"), .tflops_left
     rng: np.random.Generator,  # the only source of chance: the same seed, the same images
     params: benchmark.Params,
 ) -> Iterator[Images]:

@@ -111,7 +111,7 @@ def held_out(
 def _loss(generator: Generator, latents: Tensor, conditions: Conditioning) -> float:
     """Mean over the images and 8 noise levels; the same noise and levels every time."""
     rng = np.random.default_rng(0)
-    levels = generator.noising.config.num_train_timesteps
+    levels = generator.noise_scheduler.config.num_train_timesteps
     total = 0.0
     with torch.no_grad():
         for level in range(8):
@@ -151,7 +151,7 @@ def main() -> None:
     root = find_root()
     protocol, registry = load_protocol(root), load_registry(root)
     name = protocol.defaults.upstream
-    upstream = open_upstream(name, protocol.pick("upstream", name), root, "cpu")
+    upstream = open_upstream(name, protocol.upstream_named(name), root, "cpu")
     shots = load_split(registry.task(asked.task), asked.seed, root).as_shots(with_reserve=True)
     trained = [name for name, m in registry.methods.items() if m.facts.adaptation != "none"]
     table = Table(title=f"Held-out denoising loss, {asked.task}, tier {asked.budget}")
@@ -159,7 +159,7 @@ def main() -> None:
         table.add_column(title, justify="left" if title == "method" else "right")
     for text in asked.methods or trained:
         call = registry.call(text)
-        got = held_out(call, shots, upstream, protocol.pick("budget", asked.budget), asked.seed)
+        got = held_out(call, shots, upstream, protocol.budget_named(asked.budget), asked.seed)
         row = [got.plain, got.own, 100 * (1 - got.own / got.plain), got.other, got.tflops]
         table.add_row(text, *(f"{value:.4f}" for value in row), f"{got.seconds:.1f}")
         print(text, *(f"{value:.4f}" for value in row), f"{got.seconds:.1f}", flush=True)

@@ -139,11 +139,11 @@ def main() -> None:
     protocol = load_protocol(root)
     registry = load_registry(root, protocol)
     name = protocol.defaults.upstream
-    upstream = open_upstream(name, protocol.pick("upstream", name), root, options.device)
+    upstream = open_upstream(name, protocol.upstream_named(name), root, options.device)
     found = [name for name, method in registry.methods.items() if "generator" in method.facts.uses]
     calls = [registry.call(name) for name in options.methods or found]
     shots = load_split(registry.task(options.task), 0, root).as_shots(with_reserve=False)
-    declared = protocol.pick("budget", options.budget)
+    declared = protocol.budget_named(options.budget)
     budget = declared.model_copy(
         update={
             "images_per_class": options.images_per_class,

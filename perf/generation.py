@@ -26,7 +26,7 @@ def main() -> None:
     arguments = _arguments()
     torch.set_num_threads(arguments.threads)
     root = find_root()
-    spec = load_protocol(root).pick("upstream", arguments.upstream)
+    spec = load_protocol(root).upstream_named(arguments.upstream)
     generator = open_upstream(arguments.upstream, spec, root, arguments.device).generator
     plain = plain_pipeline(
         str(root / spec.generator.model), generator.device, generator.pipeline.dtype

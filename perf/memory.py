@@ -38,7 +38,7 @@ def measure(method: str, options: argparse.Namespace) -> dict[str, Any]:
     protocol = load_protocol(root)
     registry = load_registry(root, protocol)
     name = protocol.defaults.upstream
-    upstream = open_upstream(name, protocol.pick("upstream", name), root, options.device)
+    upstream = open_upstream(name, protocol.upstream_named(name), root, options.device)
     task, call = registry.task(options.task), registry.call(method)
     trial = Trial(task, call, name, options.budget, 0, protocol, root)
     for part in {"encoder", *call.method.facts.uses}:  # the ledger looks for test images with it

@@ -97,7 +97,7 @@ def main() -> None:
     protocol = load_protocol(root)
     registry = load_registry(root, protocol)
     name = protocol.defaults.upstream
-    upstream = open_upstream(name, protocol.pick("upstream", name), root, "auto")
+    upstream = open_upstream(name, protocol.upstream_named(name), root, "auto")
     for part in ("corpus", "encoder", "index", "generator"):
         getattr(upstream, part)
     found = {}

@@ -82,14 +82,14 @@ def main() -> None:
     protocol = load_protocol(root)
     registry = load_registry(root, protocol)
     name = protocol.defaults.upstream
-    upstream = open_upstream(name, protocol.pick("upstream", name), root, options.device)
+    upstream = open_upstream(name, protocol.upstream_named(name), root, options.device)
     methods = registry.methods.items()
     found = [name for name, method in methods if method.facts.adaptation in ADAPTATIONS]
     calls = [registry.call(name) for name in options.methods or found]
     shots = load_split(registry.task(options.task), 0, root).as_shots(with_reserve=False)
     shots = of_classes(shots, list(range(min(options.classes, len(shots.classes)))))
     caps = {"images_per_class": options.images_per_class, "seconds": options.seconds}
-    budget = protocol.pick("budget", options.budget).model_copy(update=caps)
+    budget = protocol.budget_named(options.budget).model_copy(update=caps)
     rows = []
     for call in calls:
         for part in call.method.facts.uses:

@@ -79,7 +79,7 @@ class Judge:
 
     def _judged(self, candidate: Candidate, trial: Trial, made: Augmented) -> tuple[float, float]:
         """The task's metric on the reserve, and seconds of the training."""
-        declared = self.protocol.pick("classifier", self.classifier)
+        declared = self.protocol.classifier_named(self.classifier)
         recipe = type(declared).model_validate(declared.model_dump() | dict(candidate))
         added = made.pixels, made.targets(len(trial.task.classes))
         split = trial.split.fresh()
@@ -155,7 +155,7 @@ def main() -> None:
     root = find_root()
     protocol = load_protocol(root)
     name = protocol.defaults.upstream
-    upstream = open_upstream(name, protocol.pick("upstream", name), root, options.device)
+    upstream = open_upstream(name, protocol.upstream_named(name), root, options.device)
     trials = list(make(protocol, upstream, options))
     for classifier in options.classifier:
         judge = Judge(classifier, protocol, trials, upstream)

@@ -36,10 +36,10 @@ def faults_of(function: Callable[..., object], *arguments: object) -> list[str]:
 
 def test_the_protocol_of_this_repository_loads(root: Path) -> None:
     protocol = load_protocol(root)
-    sizes = [protocol.pick("budget", name).images_per_class for name in ("S", "M", "L")]
+    sizes = [protocol.budget_named(name).images_per_class for name in ("S", "M", "L")]
     assert sizes == sorted(sizes)
     with pytest.raises(UnknownNameError, match="unknown budget 'XL'; did you mean 'L'"):
-        protocol.pick("budget", "XL")
+        protocol.budget_named("XL")
 
 
 def test_every_fault_is_told_at_once_with_file_and_key(shapes: Path, edit: Edit) -> None:

@@ -148,7 +148,7 @@ def test_the_loss_is_of_what_the_denoiser_was_trained_to_say(opened, monkeypatch
 def test_the_price_is_what_will_be_charged(opened, guidance, strength):
     generator, meter = opened.generator, Meter(budget(), 3)
     with opened.upstream.metered(meter):
-        price = generator.price(3, 4, guidance, strength)
+        price = generator.estimate_tflops(3, 4, guidance, strength)
         assert meter.total().tflops == 0, "asking for the price costs"
         if strength is None:
             draw(generator, guidance_scale=guidance, steps=4)

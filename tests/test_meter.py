@@ -75,7 +75,7 @@ def test_a_charge_goes_to_the_innermost_phase():
 def test_a_cap_can_be_reached_and_not_passed():
     m = meter(tflops=1e-12 * 100, nfe=5)
     m.charge(flops=100, nfe=5)
-    assert (m.left("tflops"), m.left("nfe")) == (0, 0)
+    assert (m.tflops_left, m.left("nfe")) == (0, 0)
     for asked, unit, cap in (({"flops": 1}, "tflops", 1e-10), ({"nfe": 1}, "nfe", 5)):
         with pytest.raises(BudgetStop) as stop:
             m.charge(**asked)

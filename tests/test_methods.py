@@ -255,7 +255,7 @@ def test_training_is_shortened_until_all_images_are_paid_for(name, upstream, spl
     asks = "prior_per_class" in REGISTRY.methods[name].params.model_fields
     prior = ",prior_per_class=20" if asks else ""
     call = REGISTRY.call(f"{name}[steps=4{prior}]")
-    price = upstream.generator.price(10 * PER_CLASS, 4, call.params.guidance_scale)
+    price = upstream.generator.estimate_tflops(10 * PER_CLASS, 4, call.params.guidance_scale)
     full, spent = run(call.method, upstream, split, seed=0, tflops=price + 0.2, params=call.params)
     assert full.count == 10 * PER_CLASS
     assert spent.total().tflops <= price + 0.2

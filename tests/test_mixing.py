@@ -43,7 +43,7 @@ TinyRoot = Callable[..., Path]
 
 @pytest.fixture(scope="module")
 def upstream(root) -> Upstream:
-    return open_upstream("pocket", load_protocol(root).pick("upstream", "pocket"), root, "cpu")
+    return open_upstream("pocket", load_protocol(root).upstream_named("pocket"), root, "cpu")
 
 
 def trial_of(folder: Path, method: str) -> Trial:

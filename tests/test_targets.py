@@ -225,7 +225,7 @@ def test_a_trial_read_back_from_disk_trains_as_it_did(tiny_root, root, tmp_path,
     registry = load_registry(folder, protocol)
     call = registry.call("between")
     trial = Trial(registry.task("shapes-1shot"), call, "pocket", "S", 0, protocol, folder)
-    upstream = open_upstream("pocket", protocol.pick("upstream", "pocket"), folder, "cpu")
+    upstream = open_upstream("pocket", protocol.upstream_named("pocket"), folder, "cpu")
     made = augment(trial, upstream, environment(root, "cpu", 1).model_dump(), lambda *_: None)
     assert (made.facts["images_accepted"], made.facts["images_rejected"]) == (6, 3)
     assert made.facts["status"] == "ok", "images that a filter turned down are not over the budget"

@@ -72,7 +72,7 @@ def test_as_many_steps_as_the_budget_holds(steps, extra, spare):
     assert line.train(steps=1000, spare=spare * STEP) == steps
     assert line.meter.total().tflops == pytest.approx(steps * STEP)
     assert set(line.meter.spent()) == {"fit"}
-    assert line.meter.left("tflops") >= spare * STEP * (1 - 1e-9)
+    assert line.meter.tflops_left >= spare * STEP * (1 - 1e-9)
 
 
 def test_no_more_steps_than_are_asked_for():

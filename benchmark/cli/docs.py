@@ -56,7 +56,7 @@ def costs(
     names = split_names(methods) if methods != "all" else list(registry.methods)
     chosen = [registry.method(name) for name in names]
     cell = read_costs(root / COSTS)
-    spec = protocol.pick("upstream", cell.upstream)
+    spec = protocol.upstream_named(cell.upstream)
     upstream = open_upstream(cell.upstream, spec, root, device)
 
     def tell(name: str, spent: MethodCost) -> None:

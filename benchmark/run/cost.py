@@ -43,7 +43,7 @@ def measure(
         StorageError: the file cannot be written.
     """
     task = registry.task(cell.task)
-    protocol.pick("budget", cell.budget)
+    protocol.budget_named(cell.budget)
     known = {name: spent for name, spent in cell.methods.items() if name in registry.methods}
     for method in methods:
         name, found = method.name, known.get(method.name)

@@ -41,10 +41,10 @@ def plan(
         UnknownNameError: an upstream, budget or classifier that ``bench.toml`` lacks.
         DataError: a task's data is missing or differs from its card.
     """
-    protocol.pick("upstream", upstream)
-    protocol.pick("budget", budget)
+    protocol.upstream_named(upstream)
+    protocol.budget_named(budget)
     for classifier in classifiers:
-        protocol.pick("classifier", classifier)
+        protocol.classifier_named(classifier)
     control = registry.call(protocol.defaults.control)
     cells: dict[str, Cell] = {}
     for seed in seeds:

@@ -265,7 +265,7 @@ def _result(cell: Cell, future: Any) -> worker.Done:
 def _allowed(cell: Cell) -> tuple[float, float]:
     """Seconds of the budget, and of grace."""
     protocol = cell.trial.protocol
-    budget: BudgetSpec = protocol.pick("budget", cell.trial.budget)
+    budget: BudgetSpec = protocol.budget_named(cell.trial.budget)
     return budget.seconds, protocol.defaults.grace_seconds
 
 

@@ -79,7 +79,7 @@ class _Worker:
         from benchmark.upstream import open_upstream
 
         if name not in self.upstreams:
-            spec = self.protocol.pick("upstream", name)
+            spec = self.protocol.upstream_named(name)
             self.upstreams[name] = open_upstream(name, spec, self.root, self.device)
         return self.upstreams[name]
 

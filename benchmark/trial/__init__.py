@@ -52,7 +52,7 @@ class Trial:
     @cached_property
     def upstream_hash(self) -> str:
         """Content hash of corpus, encoder and generator; raises ``DataError``."""
-        return upstream_hash(self.protocol.pick("upstream", self.upstream), self.root)
+        return upstream_hash(self.protocol.upstream_named(self.upstream), self.root)
 
     @cached_property
     def id(self) -> str:
@@ -64,12 +64,12 @@ class Trial:
                 "method": [self.call.method.name, self.call.method.hash],
                 "params": self.call.params.model_dump(mode="json"),
                 "upstream": [self.upstream, self.upstream_hash],
-                "contamination": self.protocol.pick(
-                    "upstream", self.upstream
+                "contamination": self.protocol.upstream_named(
+                    self.upstream
                 ).contamination.model_dump(mode="json"),
                 "budget": [
                     self.budget,
-                    self.protocol.pick("budget", self.budget).model_dump(mode="json"),
+                    self.protocol.budget_named(self.budget).model_dump(mode="json"),
                 ],
                 "seed": self.seed,
             }
@@ -78,7 +78,7 @@ class Trial:
     def classifier_hash(self, classifier: str) -> str:
         """sha256 of the classifier's resolved recipe, and of a file of weights it starts from;
         raises ``DataError`` where that is missing."""
-        spec = self.protocol.pick("classifier", classifier)
+        spec = self.protocol.classifier_named(classifier)
         weights = getattr(spec, "weights", None)
         content = [file_hash(self.root / weights)] if weights else []
         return canonical_hash([classifier, spec.model_dump(mode="json"), *content])

@@ -31,7 +31,7 @@ def augment(
     from benchmark.trial.contamination import examine
     from benchmark.trial.ledger import Ledger
 
-    budget = trial.protocol.pick("budget", trial.budget)
+    budget = trial.protocol.budget_named(trial.budget)
     meter = Meter(budget, len(trial.task.classes))
     ledger = Ledger(trial.call.label, trial.split, budget, trial.call.method.facts.filters)
     seed_everything(trial.seed)

@@ -38,7 +38,7 @@ def classify(
 
     from benchmark.classify import train
 
-    spec = trial.protocol.pick("classifier", classifier)
+    spec = trial.protocol.classifier_named(classifier)
     split = trial.split.fresh()
     started = time.perf_counter()
     seed_everything(trial.seed)
@@ -79,7 +79,7 @@ def _mixer(trial: Trial, made: Augmented) -> Mixer | None:
 
     if trial.call.method.mix is None:
         return None
-    budget = trial.protocol.pick("budget", trial.budget)
+    budget = trial.protocol.budget_named(trial.budget)
     spent = {name: Spend(**spend) for name, spend in made.facts["phases"].items()}
     meter = Meter(budget, len(trial.task.classes), spent)
     rng = np.random.default_rng([trial.seed, int(trial.task.hash[:8], 16), 1])
@@ -106,7 +106,7 @@ def failure(
 
 def identity(trial: Trial, classifier: str, control_id: str) -> dict[str, Any]:
     """The columns that are known before anything has run."""
-    budget = trial.protocol.pick("budget", trial.budget)
+    budget = trial.protocol.budget_named(trial.budget)
     method = trial.call.method
     return {
         "record_id": trial.record_id(classifier),

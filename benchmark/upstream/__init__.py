@@ -7,16 +7,16 @@ then computes with it is charged to the trial's meter.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from benchmark.contract import Images
-from benchmark.errors import MethodError
-from benchmark.protocol import UpstreamSpec
+from benchmark.contract import Images, Part
+from benchmark.errors import MethodError, Unavailable
+from benchmark.protocol import CorpusSpec, GeneratorSpec, UpstreamSpec
 from benchmark.upstream.hashes import upstream_hash
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from benchmark.upstream.generator import Generator
     from benchmark.upstream.index import Index
 
-Part = TypeVar("Part")
+Spec = TypeVar("Spec", CorpusSpec, GeneratorSpec)
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Neighbours:
 
 
 class Upstream:
-    """A corpus, an encoder and a generator.
+    """A corpus, an encoder and a generator; corpus and generator may be absent.
 
     Attributes:
         name: as ``bench.toml`` calls it.
@@ -70,11 +70,12 @@ class Upstream:
 
     @cached_property
     def corpus(self) -> Corpus:
-        """The captioned images; raises ``DataError``."""
+        """The captioned images; raises ``DataError``, or ``Unavailable`` where there is none."""
         from benchmark.upstream.corpora.table import Corpus
 
+        spec = self._present(self.spec.corpus, "corpus")
         with self._off_the_clock():
-            return Corpus(self.spec, self.root)
+            return Corpus(spec, self.root)
 
     @cached_property
     def encoder(self) -> Encoder:
@@ -82,15 +83,16 @@ class Upstream:
         from benchmark.upstream.encoder import Encoder
 
         with self._off_the_clock():
-            return Encoder(self.spec, self.root, self.device, lambda: self._meter)
+            return Encoder(self.spec.encoder, self.root, self.device, lambda: self._meter)
 
     @cached_property
     def generator(self) -> Generator:
-        """Texts to images; raises ``DataError``."""
+        """Texts to images; raises ``DataError``, or ``Unavailable`` where there is none."""
         from benchmark.upstream.generator import Generator
 
+        spec = self._present(self.spec.generator, "generator")
         with self._off_the_clock():
-            return Generator(self.spec, self.root, self.device, lambda: self._meter)
+            return Generator(spec, self.root, self.device, lambda: self._meter)
 
     @cached_property
     def features(self) -> np.ndarray:
@@ -99,7 +101,7 @@ class Upstream:
         from benchmark.upstream.features import features
 
         with self._off_the_clock():
-            shipped = self.spec.corpus.features
+            shipped = self._present(self.spec.corpus, "corpus").features
             place = self.root / shipped if shipped else None
             return features(self.corpus, self.encoder, self.progress, place)
 
@@ -221,6 +223,21 @@ class Upstream:
         similarity, found = ExactIndex(features, self.device).search(queries, min(k, len(rows)))
         best = _merged(similarity.numpy(), found.numpy(), k)
         return Neighbours(rows[best.rows], best.similarity, best.query)
+
+    def load(self, parts: Iterable[Part]) -> None:
+        """Loads what a method's ``Facts.uses`` names.
+
+        Raises:
+            Unavailable: the upstream has no such part.
+            DataError: as the parts themselves.
+        """
+        for part in parts:
+            getattr(self, part)
+
+    def _present(self, spec: Spec | None, part: str) -> Spec:
+        if spec is None:
+            raise Unavailable(f"upstream {self.name!r} has no {part}")
+        return spec
 
     def _off_the_clock(self) -> AbstractContextManager[None]:
         return self._meter.paused() if self._meter is not None else nullcontext()

@@ -19,11 +19,14 @@ from torch.nn import functional
 from benchmark.errors import ConfigError
 from benchmark.flops import watch
 from benchmark.meter import Meter
-from benchmark.protocol import UpstreamSpec
-from benchmark.upstream.hashes import encoder_hash
+from benchmark.protocol import EncoderSpec
+from benchmark.upstream.hashes import (
+    HUB_ENCODER,
+    LOCAL_ENCODER,
+    encoder_hash,
+    local_path,
+)
 from benchmark.upstream.loading import half_precision, loading
-
-LOCAL = "local-dir:"
 
 
 @dataclass(frozen=True)
@@ -49,13 +52,13 @@ class Encoder:
 
     def __init__(
         self,
-        spec: UpstreamSpec,
+        spec: EncoderSpec,
         root: Path,
         device: str = "cpu",
         meter_of: Callable[[], Meter | None] = lambda: None,
     ) -> None:
         self.device = device
-        self.batch_size = spec.encoder.batch_size
+        self.batch_size = spec.batch_size
         self.hash = encoder_hash(spec, root)
         self.model, self._transform, self._tokenize = _load(spec, root, device)
         self._texts = _TextTower(self.model)
@@ -122,20 +125,34 @@ class _TextTower(nn.Module):
 
 
 def _load(
-    spec: UpstreamSpec, root: Path, device: str
+    spec: EncoderSpec, root: Path, device: str
 ) -> tuple[Any, Callable[[Image.Image], Tensor], Callable[[list[str]], Tensor]]:
     import open_clip
 
-    name, folder = spec.encoder.model, None
-    if name.startswith(LOCAL):
-        folder = (root / name.removeprefix(LOCAL)).resolve()
-        name = f"{LOCAL}{folder}"
-    with loading(f"encoder {spec.encoder.model!r}", folder):
+    name, folder = spec.model, None
+    if name.startswith(LOCAL_ENCODER):
+        folder = (root / Path(name.removeprefix(LOCAL_ENCODER)).expanduser()).resolve()
+    elif name.startswith(HUB_ENCODER):
+        folder = _downloaded(name.removeprefix(HUB_ENCODER), spec.revision, root)
+    if folder is not None:
+        name = f"{LOCAL_ENCODER}{folder}"
+    weights = str(root / Path(spec.pretrained).expanduser()) if spec.pretrained else None
+    with loading(f"encoder {spec.model!r}", folder):
         model, transform = open_clip.create_model_from_pretrained(
-            name, pretrained=spec.encoder.pretrained, device=device
+            name, pretrained=weights, device=device
         )
         tokenize = open_clip.get_tokenizer(name)
     return model.eval().requires_grad_(False), transform, tokenize
+
+
+def _downloaded(name: str, revision: str | None, root: Path) -> Path:
+    """The files of a repository at its revision; OpenCLIP itself would take the newest ones."""
+    from huggingface_hub import snapshot_download
+
+    if (folder := local_path(name, root)) is not None:
+        return folder.resolve()
+    with loading(f"encoder {name!r} at revision {revision}", None):
+        return Path(snapshot_download(name, revision=revision))
 
 
 def _preprocess(tower: Any) -> Preprocess:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,10 @@ from benchmark.errors import ConfigError, MethodError
 from benchmark.flops import count_flops, watch
 from benchmark.images import decode, encode_png
 from benchmark.meter import Meter
-from benchmark.protocol import UpstreamSpec
+from benchmark.protocol import GeneratorSpec
 from benchmark.upstream.adapters import text_parts
 from benchmark.upstream.conditioning import Conditioning, added, encode
-from benchmark.upstream.hashes import generator_hash
+from benchmark.upstream.hashes import generator_hash, local_path
 from benchmark.upstream.loading import half_precision, loading
 
 # Stable Diffusion 1.x comes with a model that blanks out images; the ledger keeps every image.
@@ -35,23 +36,27 @@ class Generator:
     Attributes:
         pipeline: the diffusers pipeline, for methods that do more than prompt it. Its modules
             and their copies are metered wherever they are called.
-        name: folder or repository with the first digits of its hash or revision; the ``source``
-            of the images in the ledger.
-        hash: sha256 over its files, or its repository and revision.
+        name: the repository with the first digits of its revision, or ``generator`` with those of
+            its hash; the ``source`` of the images in the ledger.
+        hash: sha256 over its files, or its repository and revision, and how it draws.
+        sampling: steps and guidance scale where a call does not say otherwise.
         size: side in pixels at which it generates.
         batch_size: images per call.
     """
 
     def __init__(
         self,
-        spec: UpstreamSpec,
+        spec: GeneratorSpec,
         root: Path,
         device: str = "cpu",
         meter_of: Callable[[], Meter | None] = lambda: None,
     ) -> None:
         self.hash = generator_hash(spec, root)
-        self.name = f"{spec.generator.model}@{(spec.generator.revision or self.hash)[:12]}"
-        self.size, self.batch_size = spec.generator.size, spec.generator.batch_size
+        pinned = spec.revision and local_path(spec.model, root) is None
+        self.name = (
+            f"{spec.model}@{str(spec.revision)[:12]}" if pinned else f"generator@{self.hash[:12]}"
+        )
+        self.size, self.batch_size, self.sampling = spec.size, spec.batch_size, spec.sampling
         self.device = device
         self._meter_of = meter_of
         self.pipeline = _load(spec, root, device)
@@ -65,8 +70,8 @@ class Generator:
         seeds: Sequence[int],
         *,
         size: int,
-        guidance_scale: float,
-        steps: int,
+        guidance_scale: float | None = None,
+        steps: int | None = None,
         negative_prompt: str | None = None,
         conditioning: Conditioning | None = None,
     ) -> Iterator[Images]:
@@ -80,14 +85,16 @@ class Generator:
             seeds: N seeds of the initial noise, 0..2**63-1.
             size: side in pixels of the images yielded.
             guidance_scale: w of classifier-free guidance (Ho & Salimans 2022, arXiv
-                2207.12598); at 1 or below there is none and a step costs half.
-            steps: of the pipeline's own sampler.
+                2207.12598); at 1 or below there is none and a step costs half. None: the
+                upstream's (``sampling``).
+            steps: of the pipeline's sampler; None: the upstream's.
             conditioning: of the N images, in place of the embedded prompts, which then only
                 describe it in the ledger.
 
         Raises:
             MethodError: an image is not finite, as happens when training diverged.
         """
+        steps, guidance_scale = self.resolve_sampling(steps, guidance_scale)
         for start in range(0, len(prompts), self.batch_size):
             batch = slice(start, start + self.batch_size)
             pixels, nfe = self.sample(
@@ -112,8 +119,8 @@ class Generator:
         *,
         strength: float,
         size: int,
-        guidance_scale: float,
-        steps: int,
+        guidance_scale: float | None = None,
+        steps: int | None = None,
         conditioning: Conditioning | None = None,
         parents: Sequence[Sequence[str]] | None = None,
     ) -> Iterator[Images]:
@@ -128,6 +135,7 @@ class Generator:
             parents: N ids, or several, that the images are of; noted in the ledger.
         """
         editing = self._editing
+        steps, guidance_scale = self.resolve_sampling(steps, guidance_scale)
         strength = _at_least_a_step(strength, steps)
         for start in range(0, len(prompts), self.batch_size):
             batch = slice(start, start + self.batch_size)
@@ -180,14 +188,27 @@ class Generator:
         return predicted
 
     @cached_property
-    def noising(self) -> Any:
+    def noise_scheduler(self) -> Any:
         """The noise schedule that the generator was trained with (diffusers' DDPM scheduler)."""
         from diffusers import DDPMScheduler
 
         return DDPMScheduler.from_config(self.pipeline.scheduler.config)
 
-    def price(
-        self, images: int, steps: int, guidance_scale: float, strength: float | None = None
+    def resolve_sampling(
+        self, steps: int | None, guidance_scale: float | None
+    ) -> tuple[int, float]:
+        """Steps and guidance scale, the upstream's where None is given."""
+        return (
+            self.sampling.steps if steps is None else steps,
+            self.sampling.guidance_scale if guidance_scale is None else guidance_scale,
+        )
+
+    def estimate_tflops(
+        self,
+        images: int,
+        steps: int | None = None,
+        guidance_scale: float | None = None,
+        strength: float | None = None,
     ) -> float:
         """TFLOPs that so many images will cost: what a method leaves of its budget while it
         trains. Where a pipeline saves an evaluation, they cost less.
@@ -195,6 +216,7 @@ class Generator:
         Args:
             strength: of edits; None for images made from noise alone.
         """
+        steps, guidance_scale = self.resolve_sampling(steps, guidance_scale)
         pipeline, side = self.pipeline, self.size // int(self.pipeline.vae_scale_factor)
         with self._unmetered(), torch.no_grad():
             told = encode(pipeline, [""])
@@ -335,17 +357,19 @@ def _at_least_a_step(strength: float, steps: int) -> float:
     return min(1.0, max(strength, (1 + 1e-9) / steps))
 
 
-def _load(spec: UpstreamSpec, root: Path, device: str) -> Any:
+def _load(spec: GeneratorSpec, root: Path, device: str) -> Any:
     from diffusers import AutoPipelineForText2Image, DiffusionPipeline
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
     for logging in (diffusers_logging, transformers_logging):
         logging.disable_progress_bar()
-    wanted = spec.generator
-    folder = root / wanted.model if wanted.revision is None else None
+    wanted, folder = spec, local_path(spec.model, root)
     source = str(folder.resolve()) if folder is not None else wanted.model
-    pinned = {"revision": wanted.revision, "local_files_only": folder is not None}
+    pinned = {
+        "revision": None if folder else wanted.revision,
+        "local_files_only": folder is not None,
+    }
     with loading(f"generator {wanted.model!r}", folder):
         config = DiffusionPipeline.load_config(source, **pinned)
         pipeline = AutoPipelineForText2Image.from_pretrained(
@@ -356,10 +380,25 @@ def _load(spec: UpstreamSpec, root: Path, device: str) -> Any:
             **{key: value for key, value in _UNCHECKED.items() if key in config},
         )
     pipeline.set_progress_bar_config(disable=True)
+    if wanted.sampling.scheduler:
+        pipeline.scheduler = _scheduler(wanted.sampling.scheduler, pipeline)
     _check_size(pipeline, wanted.model, wanted.size)
     for module, _ in _modules(pipeline):
         module.eval().requires_grad_(False).to(memory_format=torch.channels_last)
     return pipeline.to(device)
+
+
+def _scheduler(name: str, pipeline: Any) -> Any:
+    """The noise scheduler of diffusers called ``name``, on the pipeline's own noise schedule."""
+    import diffusers
+
+    kind = getattr(diffusers, name, None)
+    if kind is None or not hasattr(kind, "from_config"):
+        near = ", ".join(get_close_matches(name, dir(diffusers), n=3)) or "none"
+        raise ConfigError(
+            "bench.toml", [f"sampling.scheduler: diffusers has no {name!r}; nearest: {near}"]
+        )
+    return kind.from_config(pipeline.scheduler.config)
 
 
 def _modules(pipeline: Any) -> Iterator[tuple[nn.Module, bool]]:

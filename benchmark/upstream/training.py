@@ -70,7 +70,7 @@ def denoising_loss(
     Returns:
         float32 [B], the mean squared error of every image.
     """
-    noising = generator.noising
+    noising = generator.noise_scheduler
     draw = torch.Generator().manual_seed(int(rng.integers(2**63)))
     noise = torch.randn(latents.shape, generator=draw).to(latents)
     if timesteps is None:
@@ -120,16 +120,16 @@ def train(
     planned, done = steps, 0
     with meter.phase("fit"), torch.enable_grad():
         while done < planned:
-            before = meter.left("tflops")
+            before = meter.total().tflops
             for group in optimizer.param_groups:
                 fallen = 0.5 + 0.5 * math.cos(math.pi * done / planned)
                 group["lr"] = lr * (fallen if schedule == "cosine" else 1.0)
             _step(parameters, masters, optimizer, loss)
             done += 1
             if done == 1:
-                left = meter.left("tflops")
-                affordable = (left - spare) / max(before - left, 1e-12)
-                planned = max(1, min(steps, 1 + math.floor(affordable)))
+                cost, left = meter.total().tflops - before, meter.tflops_left
+                affordable = (left - spare) / max(cost, 1e-12)
+                planned = max(1, min(steps, 1 + math.floor(min(affordable, steps))))
     return done
 
 

@@ -24,7 +24,7 @@ def main() -> None:
     parser.add_argument("--out", default="pocket/corpus/features.safetensors")
     options = parser.parse_args()
     root = find_root()
-    spec = load_protocol(root).pick("upstream", options.upstream)
+    spec = load_protocol(root).upstream_named(options.upstream)
     upstream = open_upstream(options.upstream, spec, root)
     write_shipped(root / options.out, upstream.corpus, upstream.encoder)
 

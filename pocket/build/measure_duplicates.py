@@ -156,7 +156,7 @@ def main() -> None:
     options = parser.parse_args()
     root = find_root()
     protocol, registry = load_protocol(root), load_registry(root)
-    spec = protocol.pick("upstream", options.upstream)
+    spec = protocol.upstream_named(options.upstream)
     encoder = open_upstream(options.upstream, spec, root).encoder
     declared = spec.contamination
     rules = RULES | {"declared": [(declared.pixels, declared.phash, declared.cosine)]}

@@ -16,8 +16,8 @@ from benchmark.contract import Provenance
 from benchmark.errors import DataError
 from benchmark.home import cache_folder
 from benchmark.images import decode
-from benchmark.protocol import CorpusSpec, UpstreamSpec
-from benchmark.upstream.hashes import corpus_files, corpus_hash
+from benchmark.protocol import CorpusSpec
+from benchmark.upstream.hashes import corpus_files, corpus_hash, local_path
 
 # It would draw a bar while it maps a file; what takes long here is told to ``Upstream.progress``.
 datasets.disable_progress_bars()
@@ -27,25 +27,22 @@ class Corpus:
     """A table on disk, memory-mapped; images are decoded when asked for.
 
     Attributes:
-        name: files or data set, with the first digits of its hash or revision; the ``source``
-            of the images in the ledger.
+        name: the repository with the first digits of its revision, or ``corpus`` with those of its
+            hash; the ``source`` of the images in the ledger.
         hash: sha256 over the content, as part of the upstream's identity.
         ids: N identifiers, unique by the corpus' own claim.
         captions: N texts.
     """
 
-    def __init__(self, spec: UpstreamSpec, root: Path) -> None:
-        columns = spec.corpus
+    def __init__(self, spec: CorpusSpec, root: Path) -> None:
+        columns = spec
         self.hash = corpus_hash(spec, root)
         self._image = columns.image
         self._licence = columns.licence
         self._flags = {"safety": columns.safety, "watermark": columns.watermark}
-        self._rows = _open_hub(columns) if columns.hub else _open_files(spec, root)
-        self.name = (
-            f"{columns.hub}@{str(columns.revision)[:12]}"
-            if columns.hub
-            else f"{', '.join(columns.data_files)}@{self.hash[:12]}"
-        )
+        self._rows = _open_hub(columns, root) if columns.hub else _open_files(columns, root)
+        pinned = columns.hub and columns.revision
+        self.name = f"{columns.hub}@{pinned[:12]}" if pinned else f"corpus@{self.hash[:12]}"
         self.ids: Sequence[Any] = self._rows[columns.id]
         self.captions: Sequence[Any] = self._rows[columns.caption]
 
@@ -102,9 +99,9 @@ class Corpus:
         return decode(data, size, where)
 
 
-def _open_files(spec: UpstreamSpec, root: Path) -> datasets.Dataset:
-    columns, files = spec.corpus, []
-    for file in corpus_files(spec, root):
+def _open_files(columns: CorpusSpec, root: Path) -> datasets.Dataset:
+    files = []
+    for file in corpus_files(columns, root):
         try:
             held = pq.read_metadata(file)
         except (OSError, pa.ArrowException) as error:
@@ -127,10 +124,11 @@ def _open_files(spec: UpstreamSpec, root: Path) -> datasets.Dataset:
     return rows.cast_column(columns.image, datasets.Image(decode=False))
 
 
-def _open_hub(columns: CorpusSpec) -> datasets.Dataset:
+def _open_hub(columns: CorpusSpec, root: Path) -> datasets.Dataset:
+    place = str(local_path(str(columns.hub), root) or columns.hub)
     name = f"corpus {columns.hub!r} at revision {columns.revision}, split {columns.split!r}"
     try:
-        rows = datasets.load_dataset(columns.hub, revision=columns.revision, split=columns.split)
+        rows = datasets.load_dataset(place, revision=columns.revision, split=columns.split)
     except Exception as error:  # network, authorisation, unknown split: many types
         raise DataError(f"{name}: {type(error).__name__}: {error}") from error
     _check_columns(columns, rows.column_names, name)

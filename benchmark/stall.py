@@ -1,0 +1,127 @@
+"""Ends a method that makes no progress, however it hangs.
+
+Progress is a charge to the meter, a new phase, or a batch of images. Nothing else is limited in
+time, so a slow machine gives the same result as a fast one.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import math
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+from benchmark.errors import Stalled
+
+GRACE = 60.0  # seconds between the alarm and the end of the process
+_REARM = 1.0  # seconds: the hard stop is set anew no more often
+
+
+class StallGuard:
+    """Watches what runs inside ``watching``.
+
+    After ``seconds`` without progress SIGALRM raises ``Stalled`` in the main thread, again every
+    second, so that a method that swallows it is hit again. Where that does not help (the method
+    sits in a call that holds the interpreter), the process is ended ``GRACE`` seconds later.
+
+    Args:
+        seconds: of no progress; infinite: nothing is watched.
+        report: file for the stack of a process that is ended; None: it is not ended.
+    """
+
+    def __init__(self, seconds: float = math.inf, report: Path | None = None) -> None:
+        self.seconds, self.report = seconds, report
+        self._last = self._set = -math.inf
+        self._watching = False
+        self._pauses = 0
+        self._file: TextIO | None = None
+
+    def progressed(self) -> None:
+        """Says that something was done."""
+        self._last = time.monotonic()
+        if self.report is not None and self._active and self._last - self._set > _REARM:
+            self._set_hard_stop()
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """What runs inside must make progress. SIGALRM reaches the main thread alone: elsewhere
+        (other threads, Windows) only the hard stop is set.
+
+        Raises:
+            Stalled: it made none for too long.
+        """
+        if math.isinf(self.seconds) or self._watching:
+            yield
+            return
+        before = signal.signal(signal.SIGALRM, self._ring) if _can_alarm() else None
+        try:
+            self._watching = True
+            self._start()
+            try:
+                yield
+            finally:
+                self._watching = False  # a signal that is on its way is ignored from here on
+        finally:
+            self._stop()
+            if before is not None:
+                signal.signal(signal.SIGALRM, before)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """What runs inside is the harness' own: it may take as long as it likes."""
+        self._pauses += 1
+        if self._watching:
+            self._stop()
+        try:
+            yield
+        finally:
+            self._pauses -= 1
+            if self._active:
+                self._start()
+
+    @property
+    def _active(self) -> bool:
+        return self._watching and not self._pauses
+
+    def _start(self) -> None:
+        self._last = time.monotonic()
+        if _can_alarm():
+            signal.setitimer(signal.ITIMER_REAL, self.seconds, 1.0)
+        if self.report is not None:
+            self._set_hard_stop()
+
+    def _stop(self) -> None:
+        if _can_alarm():
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        if self.report is not None:
+            faulthandler.cancel_dump_traceback_later()
+            if self._file is not None:
+                self._file.close()
+                self._file = None
+            self.report.unlink(missing_ok=True)
+
+    def _set_hard_stop(self) -> None:
+        assert self.report is not None
+        if self._file is None:
+            self._file = open(self.report, "w")  # stays open: the watchdog writes to it
+        self._set = time.monotonic()
+        faulthandler.dump_traceback_later(self.seconds + GRACE, exit=True, file=self._file)
+
+    def _ring(self, *_: object) -> None:
+        if not self._active:
+            return
+        idle = time.monotonic() - self._last
+        if idle < self.seconds:
+            signal.setitimer(signal.ITIMER_REAL, self.seconds - idle, 1.0)
+        else:
+            raise Stalled(self.seconds)
+
+
+def _can_alarm() -> bool:
+    on_main = threading.current_thread() is threading.main_thread()
+    return on_main and hasattr(signal, "SIGALRM")
