@@ -175,9 +175,9 @@ def _plain(value: Any) -> Any:
     return value.item() if type(value).__module__ == "numpy" and hasattr(value, "item") else value
 
 
-Natural = Annotated[int, BeforeValidator(_plain), Field(ge=0, le=2**63 - 1)]
-Cosine = Annotated[float, BeforeValidator(_plain), Field(ge=-1.001, le=1.001)]
-Scale = Annotated[float, BeforeValidator(_plain), Field(ge=0, le=1e6)]
+Natural = Annotated[int, Field(ge=0, le=2**63 - 1), BeforeValidator(_plain)]
+Cosine = Annotated[float, Field(ge=-1.001, le=1.001), BeforeValidator(_plain)]
+Scale = Annotated[float, Field(ge=0, le=1e6), BeforeValidator(_plain)]
 
 
 @pydantic_dataclass(frozen=True, config=ConfigDict(strict=True, allow_inf_nan=False))

@@ -6,8 +6,6 @@ Files that start with an underscore are helpers. An entry that does not load is 
 
 from __future__ import annotations
 
-import ast
-import hashlib
 import importlib
 import inspect
 import re
@@ -15,6 +13,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +21,7 @@ from benchmark.contract import Facts, Images, Params
 from benchmark.data.card import Task, load_tasks
 from benchmark.errors import BenchError, ConfigError, UnknownNameError
 from benchmark.schema import declare
+from benchmark.source import source_hash
 
 if TYPE_CHECKING:
     from benchmark.protocol import Protocol
@@ -41,9 +41,13 @@ class Method:
     facts: Facts
     params: type[Params]
     augment: Augment
-    hash: str
     path: Path
     mix: Mix | None = None
+
+    @cached_property
+    def hash(self) -> str:
+        """sha256 of what its code means; see ``benchmark.source``."""
+        return source_hash(self.path)
 
 
 @dataclass(frozen=True)
@@ -204,7 +208,7 @@ def _load_method(path: Path) -> Method:
     if wrong:
         raise ConfigError(path, wrong)
     assert isinstance(facts, Facts) and callable(augment)
-    return Method(path.stem, facts, params, augment, _source_hash(path), path, mix)
+    return Method(path.stem, facts, params, augment, path, mix)
 
 
 def _faults_of(function: Any, expected: str) -> list[str]:
@@ -214,30 +218,3 @@ def _faults_of(function: Any, expected: str) -> list[str]:
         return [f"the function {expected} is missing"]
     given = ", ".join(inspect.signature(function).parameters)
     return [f"{name}({given}): the arguments must be ({arguments})"] if given != arguments else []
-
-
-def _source_hash(path: Path) -> str:
-    """Of the method's file and of the helpers beside it that it imports, directly or through
-    another: a change of one of them is another method."""
-    found, waiting = {path}, [path]
-    while waiting:
-        for name in _imported(waiting.pop()):
-            helper = path.with_name(f"{name}.py")
-            if helper not in found and helper.is_file():
-                found.add(helper)
-                waiting.append(helper)
-    digest = hashlib.sha256(path.read_bytes())
-    for helper in sorted(found - {path}):
-        digest.update(helper.name.encode() + helper.read_bytes())
-    return digest.hexdigest()
-
-
-def _imported(path: Path) -> Iterator[str]:
-    """Files of the same folder that one imports: ``from methods import _a`` or ``from ._a``,
-    anywhere in it."""
-    for node in ast.walk(ast.parse(path.read_bytes())):
-        if isinstance(node, ast.ImportFrom):
-            yield (node.module or "").rpartition(".")[2]
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.Import):
-            yield from (alias.name.rpartition(".")[2] for alias in node.names)

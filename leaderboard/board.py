@@ -40,11 +40,11 @@ class Contest(NamedTuple):
 
 @dataclass(frozen=True)
 class Note:
-    """Trials of a method that did not simply end: what happened, why, and on which seeds."""
+    """Trials of a method that did not simply end: what happened, why, and on which splits."""
 
     what: str
     why: str
-    seeds: tuple[int, ...]
+    splits: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -54,13 +54,13 @@ class Row:
     Attributes:
         method: the label: the name, with changed parameters in brackets.
         accuracy: of the task's metric, 0..1; None where no trial gave a score.
-        clean: the mean over seeds on the test images that no added image is flagged with; None
-            where a seed has none left, or none looked.
+        clean: the mean over splits on the test images that no added image is flagged with; None
+            where a split has none left, or none looked.
         gain: paired difference to the control, in the unit of ``accuracy``; None for the control
             itself and where the control is missing.
         rank: best and worst among all rows, as ``Line.rank``.
         level: whether it competes and the interval of its gain overlaps the leader's.
-        images_per_class, tflops, nfe, seconds, memory_mb: means over seeds.
+        images_per_class, tflops, nfe, seconds, memory_mb: means over splits.
         notes: why trials failed, were skipped, or were stopped.
     """
 
@@ -80,7 +80,7 @@ class Row:
     nfe: float = 0.0
     seconds: float = 0.0
     memory_mb: float = 0.0
-    seeds: int = 0
+    splits: int = 0
     notes: tuple[Note, ...] = ()
 
     @property
@@ -97,7 +97,7 @@ class Row:
 @dataclass(frozen=True)
 class Section:
     """One contest. ``difference`` is the paired accuracy of the best retrieval method minus that
-    of the best diffusion method; None where a side is missing or they share no seed."""
+    of the best diffusion method; None where a side is missing or they share no split."""
 
     contest: Contest
     title: str
@@ -110,11 +110,11 @@ class Section:
 
     @property
     def winner(self) -> Literal["retrieval", "generation", "open", "none"]:
-        """``open``: the interval holds zero, or one seed cannot tell. ``none``: there is
+        """``open``: the interval holds zero, or one split cannot tell. ``none``: there is
         nothing to compare."""
         if self.difference is None:
             return "none"
-        if self.difference.n_seeds < 2 or self.difference.low <= 0 <= self.difference.high:
+        if self.difference.n_splits < 2 or self.difference.low <= 0 <= self.difference.high:
             return "open"
         return "retrieval" if self.difference.low > 0 else "generation"
 
@@ -127,7 +127,7 @@ class Section:
             lacking = " and no ".join(name for name, row in sides.items() if row is None)
             return f"No contest yet: no {lacking} method has a gain over the control."
         if self.difference is None:
-            return f"No contest yet: {first.title} and {second.title} share no seed."
+            return f"No contest yet: {first.title} and {second.title} share no split."
         if self.winner == "generation":
             first, second = second, first
         numbers = f"{first.title} against {second.title}, {self.margin}"
@@ -138,20 +138,20 @@ class Section:
     @property
     def margin(self) -> str:
         """The difference as the winner sees it (retrieval minus generation where there is none):
-        ``+3.1 points [+1.2, +5.0] over 5 seeds``. Needs a difference."""
+        ``+3.1 points [+1.2, +5.0] over 5 splits``. Needs a difference."""
         assert self.difference is not None
         sign = -1 if self.winner == "generation" else 1
         low, high = sorted((sign * self.difference.low, sign * self.difference.high))
-        seeds = f"{self.difference.n_seeds} seed{'s' if self.difference.n_seeds != 1 else ''}"
+        splits = f"{self.difference.n_splits} split{'s' if self.difference.n_splits != 1 else ''}"
         value = points(sign * self.difference.value)
-        return f"{value} points [{points(low)}, {points(high)}] over {seeds}"
+        return f"{value} points [{points(low)}, {points(high)}] over {splits}"
 
     @property
     def doubt(self) -> str:
         """Why a contest is open."""
         assert self.difference is not None
-        one = self.difference.n_seeds < 2
-        return "one seed says nothing of other splits" if one else "the interval holds zero"
+        one = self.difference.n_splits < 2
+        return "one split says nothing of others" if one else "the interval holds zero"
 
 
 @dataclass(frozen=True)
@@ -161,14 +161,17 @@ class Board:
     Attributes:
         sections: in the order they are shown.
         date: ISO 8601, of the newest record.
+        archived: whether all records are of older rules; where some are not, older ones do not
+            count.
         records: how many there are, with and without a score.
     """
 
     sections: tuple[Section, ...]
     date: str
+    archived: bool
     records: int
     scored: int
-    seeds: int
+    splits: int
     control: str
 
     @property

@@ -79,7 +79,7 @@ class Gallery:
     """One task's images.
 
     Attributes:
-        seed, budget: of the trials shown.
+        split, budget: of the trials shown.
         hidden: classes that are left out to keep the page small.
         near: thumbnails that are flagged as near to a test image.
         citation, homepage, licence: of the real images.
@@ -89,7 +89,7 @@ class Gallery:
 
     task: str
     title: str
-    seed: int
+    split: int
     budget: str
     matrices: tuple[Matrix, ...]
     hidden: int
@@ -114,7 +114,7 @@ class Shown:
 def build_galleries(
     stored: Sequence[StoredRecord], registry: Registry, root: Path, budget: str
 ) -> tuple[Gallery, ...]:
-    """A gallery per registered task that has images, from the first seed and, where there is
+    """A gallery per registered task that has images, from the first split and, where there is
     one, the budget named ``budget``; each method once, with its default parameters if run."""
     chosen = {}
     for name, task in registry.tasks.items():
@@ -127,7 +127,7 @@ def build_galleries(
 
 
 def choose(stored: Sequence[StoredRecord], budget: str) -> list[StoredRecord]:
-    """One trial per method: the same seed and budget for all, if they have it."""
+    """One trial per method: the same split and budget for all, if they have it."""
     made = [item for item in stored if item.record.images_accepted]
     if not made:
         return []
@@ -135,7 +135,7 @@ def choose(stored: Sequence[StoredRecord], budget: str) -> list[StoredRecord]:
     budget = budget if budget in budgets else min(budgets)
     made = [item for item in made if item.record.budget == budget]
     first: dict[str, StoredRecord] = {}
-    for item in sorted(made, key=lambda item: (item.record.seed, item.record.method)):
+    for item in sorted(made, key=lambda item: (item.record.split, item.record.method)):
         first.setdefault(item.record.method_name, item)
     return sorted(first.values(), key=_place)
 
@@ -166,7 +166,7 @@ def _gallery(
     return Gallery(
         task.name,
         task.card.title,
-        record.seed,
+        record.split,
         record.budget,
         tuple(_matrices(strips, names[:count])),
         len(names) - count,
@@ -192,23 +192,23 @@ def readers(
 ) -> Iterable[Reader]:
     """The real shots first, then every trial; of each class up to ``count`` images are read."""
     record = trials[0].record
-    shots = partial(_shots, task, record.seed, record.split_hash, root, count)
+    shots = partial(_shots, task, record.split, record.split_hash, root, count)
     yield "shots", "Real shots", "real", shots
     for item in trials:
         entry = registry.methods.get(item.record.method_name)
         title = entry.facts.title if entry else item.record.method
-        if item.record.seed != record.seed:
-            title += f" (seed {item.record.seed})"
+        if item.record.split != record.split:
+            title += f" (split {item.record.split})"
         yield item.record.method, title, item.record.family, partial(_added, item, count)
 
 
-def _shots(task: Task, seed: int, expected: str, root: Path, count: int) -> list[Shown]:
+def _shots(task: Task, split: int, expected: str, root: Path, count: int) -> list[Shown]:
     """The first shots of every class.
 
     Raises:
         DataError: the data are missing, or draw another split than the record's.
     """
-    split = load_split(task, seed, root)
+    split = load_split(task, split, root)
     if split.hash != expected:
         raise DataError(f"task {task.name}: the data here draw another split than the record's")
     labels = split.shots.labels

@@ -54,7 +54,7 @@ class Made:
         record = self.record
         rejected = f", {record.images_rejected:,} rejected" if record.images_rejected else ""
         return (
-            f"{record.task}, seed {record.seed}, budget {record.budget}, "
+            f"{record.task}, split {record.split}, budget {record.budget}, "
             f"record {record.record_id[:12]}: {record.images_accepted:,} images{rejected}"
         )
 
@@ -65,7 +65,7 @@ def write_contact(
     """Writes ``<method>.png`` for every method that made images, and ``README.md`` to show them.
 
     Args:
-        stored: the results; of each method and task the trial of the first seed is drawn, of
+        stored: the results; of each method and task the trial of the first split is drawn, of
             the version that counts, and of the budget named ``budget`` where there is one.
         out: folder of the sheets.
         overview: file of the picture of all methods.

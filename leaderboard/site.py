@@ -160,7 +160,7 @@ def build_board(
         summary: of the same rows.
         registry: for titles; entries that are no longer registered keep their names.
         control: name of the method that gains are paired with.
-        difference: paired accuracy of the first minus the second, None where they share no seed.
+        difference: paired accuracy of the first minus the second, None where they share no split.
     """
     lines = {(_contest(line), line.method): line for line in summary.lines}
     left_out = {record.record_id: why for record, why in summary.left_out}
@@ -181,9 +181,10 @@ def build_board(
     return Board(
         tuple(sections),
         max(created)[:10] if created else "",
+        bool(records) and all(record.archived for record in records),
         len(records),
         sum(record.value is not None for record in records),
-        len({record.seed for record in records}),
+        len({record.split for record in records}),
         _title(registry, control, control),
     )
 
@@ -234,7 +235,7 @@ def _row(
         nfe=line.nfe,
         seconds=line.seconds,
         memory_mb=fmean(record.peak_memory_mb for record in line.records),
-        seeds=line.accuracy.n_seeds,
+        splits=line.accuracy.n_splits,
     )
 
 
@@ -246,16 +247,16 @@ def _title(registry: Registry, name: str, label: str) -> str:
 
 def _notes(records: Sequence[Record], left_out: Mapping[str, str]) -> tuple[Note, ...]:
     told: dict[tuple[str, str], list[int]] = defaultdict(list)
-    for record in sorted(records, key=lambda record: record.seed):
+    for record in sorted(records, key=lambda record: record.split):
         if record.status in ("failed", "skipped"):
-            told[record.status, record.reason].append(record.seed)
+            told[record.status, record.reason].append(record.split)
         elif why := left_out.get(record.record_id):
-            told["rows left out", why].append(record.seed)
+            told["rows left out", why].append(record.split)
         elif record.cap == "images":
-            told["capped", "yielded more images than the budget holds"].append(record.seed)
+            told["capped", "yielded more images than the budget holds"].append(record.split)
         elif record.cap:
-            told["capped", f"stopped at its budget of {_CAPS[record.cap]}"].append(record.seed)
-    return tuple(Note(what, why, tuple(seeds)) for (what, why), seeds in told.items())
+            told["capped", f"stopped at its budget of {_CAPS[record.cap]}"].append(record.split)
+    return tuple(Note(what, why, tuple(splits)) for (what, why), splits in told.items())
 
 
 def _place(contest: Contest, order: list[str], records: Sequence[Record]) -> tuple[object, ...]:

@@ -97,7 +97,7 @@ class ProgressListener:
             self.bars.advance(self.whole)
         if self.quiet:
             return
-        name = f"{record.task} · {record.method} · {record.classifier} · seed {record.seed}"
+        name = f"{record.task} · {record.method} · {record.classifier} · split {record.split}"
         if record.value is not None:
             clean = ""
             if record.flagged_pairs:

@@ -28,11 +28,11 @@ def print_plan(cells: Sequence[Cell], results: Path, as_json: bool) -> None:
     rows = []
     for cell in cells:
         trial = cell.trial
-        folder = store.trial_folder(trial.task.name, trial.call.label, trial.id)
-        found = store.read(folder, cell.classifier, cell.record_id) is not None
-        names = (trial.task.name, trial.call.label, cell.classifier, trial.seed)
-        rows.append((*names, "found" if found else "to run", str(folder / cell.classifier)))
-    keys = ("task", "method", "classifier", "seed", "state", "folder")
+        folder = store.row_folder(trial.place, cell.classifier, cell.record_id)
+        found = store.read(trial.place, cell.classifier, cell.record_id) is not None
+        names = (trial.task.name, trial.call.label, cell.classifier, *vars(trial.seeds).values())
+        rows.append((*names, "found" if found else "to run", str(folder)))
+    keys = ("task", "method", "classifier", "split", "draw", "training", "state", "folder")
     if as_json:
         print(json.dumps([dict(zip(keys, row, strict=True)) for row in rows], indent=1))
         return
@@ -53,7 +53,7 @@ def print_outcome(outcome: Outcome, as_json: bool) -> None:
         return
     out.print(summary_table(summary.lines))
     for record in outcome.failed:
-        what = f"{record.status}: {record.task}, {record.method}, seed {record.seed}: "
+        what = f"{record.status}: {record.task}, {record.method}, split {record.split}: "
         out.print(Text(what + record.reason), style="red" if record.status == "failed" else "")
     for stored in outcome.stored:
         out.print(Text(str(stored.folder / "record.json")), style="dim", soft_wrap=True)
@@ -62,11 +62,11 @@ def print_outcome(outcome: Outcome, as_json: bool) -> None:
 
 
 def summary_table(lines: Iterable[Line]) -> Table:
-    """Means over seeds with 95 % intervals, and the mean spend of a trial."""
-    table = Table(title="means over seeds with 95 % intervals", title_justify="left")
+    """Means over splits with 95 % intervals, and the mean spend of a trial."""
+    table = Table(title="means over splits with 95 % intervals", title_justify="left")
     for name in ("task", "method", "classifier"):
         table.add_column(name, overflow="fold", min_width=10)
-    for name in ("accuracy %", "gain over control", "images", "TFLOPs", "NFE", "s", "seeds"):
+    for name in ("accuracy %", "gain over control", "images", "TFLOPs", "NFE", "s", "splits"):
         table.add_column(name, justify="right")
     for line in lines:
         table.add_row(
@@ -79,7 +79,7 @@ def summary_table(lines: Iterable[Line]) -> Table:
             f"{line.tflops:,.2f}",
             f"{line.nfe:,.0f}",
             f"{line.seconds:,.1f}",
-            str(line.accuracy.n_seeds),
+            str(line.accuracy.n_splits),
         )
     return table
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,6 +14,9 @@ from benchmark.home import results_folder
 from benchmark.protocol import Protocol
 from benchmark.registry import MethodCall, Registry
 
+if TYPE_CHECKING:
+    from benchmark.run.plan import Conditions
+
 Results = Annotated[
     Path | None, typer.Option(help="Results folder [default: results/ in the root].")
 ]
@@ -22,7 +25,11 @@ Budget = Annotated[str | None, typer.Option(help="Budget tier of bench.toml.")]
 Classifier = Annotated[
     str | None, typer.Option(help="Classifiers of bench.toml, separated by commas.")
 ]
-Seeds = Annotated[str | None, typer.Option(help="'5' for seeds 0..4, or a list such as '0,1,7'.")]
+Splits = Annotated[
+    str | None, typer.Option(help="Seeds of the few-shot split: '5' for 0..4, or such as '0,1,7'.")
+]
+Draws = Annotated[str | None, typer.Option(help="Seeds of the images, as --splits.")]
+Trainings = Annotated[str | None, typer.Option(help="Seeds of the classifier, as --splits.")]
 Jobs = Annotated[
     int | None, typer.Option(min=1, help="Worker processes [default: GPUs, or cores].")
 ]
@@ -35,7 +42,9 @@ def run(
     method: Annotated[str, typer.Option("--method", "-m", help="name or name[key=value,...]")],
     task: Annotated[str, typer.Option("--task", "-t", help="Such as fashion-5shot.")],
     budget: Budget = None,
-    seeds: Seeds = None,
+    splits: Splits = None,
+    draws: Draws = None,
+    trainings: Trainings = None,
     classifier: Classifier = None,
     upstream: Upstream = None,
     jobs: Jobs = None,
@@ -49,7 +58,9 @@ def run(
     """Run one method on one task, with its control; print accuracy, gain, spend and paths."""
     protocol, registry = load_entries()
     calls, entries = [registry.call(method)], [registry.task(task)]
-    options = _Options(seeds, upstream, budget, classifier, jobs, threads, device, results)
+    options = _Options(
+        splits, draws, trainings, upstream, budget, classifier, jobs, threads, device, results
+    )
     _contest(protocol, registry, calls, entries, options, dry_run, as_json, quiet)
 
 
@@ -57,7 +68,9 @@ def sweep(
     methods: Annotated[str, typer.Option(help="Names separated by commas, or 'all'.")] = "all",
     tasks: Annotated[str, typer.Option(help="Names separated by commas, or 'all'.")] = "all",
     budget: Budget = None,
-    seeds: Seeds = None,
+    splits: Splits = None,
+    draws: Draws = None,
+    trainings: Trainings = None,
     classifier: Classifier = None,
     upstream: Upstream = None,
     jobs: Jobs = None,
@@ -80,7 +93,9 @@ def sweep(
     lost = [entry for entry in registry.broken if "all" in (methods, tasks)]
     if lost:
         err.print(broken_table(lost))
-    options = _Options(seeds, upstream, budget, classifier, jobs, threads, device, results)
+    options = _Options(
+        splits, draws, trainings, upstream, budget, classifier, jobs, threads, device, results
+    )
     _contest(protocol, registry, calls, entries, options, dry_run, as_json, quiet)
     if lost:
         raise typer.Exit(1)
@@ -90,7 +105,9 @@ def sweep(
 class _Options:
     """What ``run`` and ``sweep`` share, as it was typed."""
 
-    seeds: str | None
+    splits: str | None
+    draws: str | None
+    trainings: str | None
     upstream: str | None
     budget: str | None
     classifier: str | None
@@ -98,6 +115,18 @@ class _Options:
     threads: int
     device: str
     results: Path | None
+
+    def conditions(self) -> Conditions:
+        """What was asked for; the rest is left to the task and to ``bench.toml``."""
+        from benchmark.run.plan import Conditions
+
+        names = split_names(self.classifier) if self.classifier else None
+        seeds = {
+            name: parse_seeds(f"--{name}", text)
+            for name in ("splits", "draws", "trainings")
+            if (text := getattr(self, name)) is not None
+        }
+        return Conditions(self.upstream, self.budget, names, **seeds)
 
 
 def _contest(
@@ -113,28 +142,19 @@ def _contest(
     """Plans, runs, summarises; exit code 1 where a trial failed."""
     from benchmark.cli.console import ProgressListener
     from benchmark.cli.report import print_outcome, print_plan
+    from benchmark.run.engines.local import LocalEngine
     from benchmark.run.plan import plan
     from benchmark.run.scheduler import run as run_plan
 
-    defaults = protocol.defaults
     folder = (options.results or results_folder(registry.root)).resolve()
-    cells = plan(
-        registry,
-        protocol,
-        calls,
-        tasks,
-        parse_seeds("--seeds", options.seeds) if options.seeds else defaults.seeds,
-        options.upstream or defaults.upstream,
-        options.budget or defaults.budget,
-        split_names(options.classifier) if options.classifier else defaults.classifiers,
-    )
+    cells = plan(registry, protocol, calls, tasks, options.conditions())
     if dry_run:
         print_plan(cells, folder, as_json)
         return
-    engine = (options.jobs, options.threads, options.device)
+    engine = LocalEngine(options.jobs, options.device)
     try:
         with ProgressListener(quiet or as_json) as listener:
-            outcome = run_plan(cells, folder, listener, *engine)
+            outcome = run_plan(cells, folder, listener, engine, options.threads, options.device)
     except KeyboardInterrupt:
         typer.echo("bench: interrupted; the same command continues what is left", err=True)
         raise typer.Exit(130) from None

@@ -79,6 +79,14 @@ class SplitRule(Declared):
         return self
 
 
+class CardDefaults(Declared):
+    """What a task is run with where the command does not say otherwise; None: as ``bench.toml``."""
+
+    upstream: str | None = None
+    budget: str | None = None
+    classifiers: list[str] | None = None
+
+
 class TaskCard(Declared):
     """A data set and the few-shot tasks made of it.
 
@@ -107,6 +115,7 @@ class TaskCard(Declared):
     train: Source
     test: Source | None = None
     classes: list[ClassCard] = Field(min_length=2)
+    defaults: CardDefaults = CardDefaults()
 
     @field_validator("shots")
     @classmethod

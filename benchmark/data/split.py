@@ -94,35 +94,43 @@ class TestSplit:
 class Split:
     """What one seed draws for a task.
 
-    ``hash`` covers the ids of shots, validation and test images in order, and the content of
-    the sources: a changed data set is another split.
+    ``data_hash`` covers what does not depend on the seed: the ids of the test images in order and
+    the content of the sources. ``hash`` adds the ids of shots and validation images: a changed data
+    set is another split.
     """
 
     task: Task
     seed: int
     shots: ImageSet
     val: ImageSet
-    reserve: ImageSet
+    unused: ImageSet
     test: TestSplit
     hash: str
+    data_hash: str
 
     def fresh(self) -> Split:
         """The same split with its test images unread: one for every classifier run."""
         return replace(self, test=TestSplit(self.test.for_contamination()))
 
-    def as_shots(self, with_reserve: bool) -> Shots:
-        """What a method sees. Its arrays are copies."""
-        reserve = self._as_shots(self.reserve, None) if with_reserve else None
-        return self._as_shots(self.shots, reserve)
+    def as_shots(self, with_images: bool = True, *, with_unused: bool = False) -> Shots:
+        """What a method sees. Its arrays are copies.
 
-    def _as_shots(self, images: ImageSet, reserve: Shots | None) -> Shots:
+        Args:
+            with_images: False for a method that does not look at the shots: it is given none.
+            with_unused: the unused training images too, for an oracle.
+        """
+        unused = self._as_shots(self.unused, None) if with_unused else None
+        return self._as_shots(self.shots if with_images else self.shots.select([]), unused)
+
+    def _as_shots(self, images: ImageSet, unused: Shots | None) -> Shots:
         return Shots(
             images=images.pixels(),
             labels=images.labels.copy(),
             ids=images.ids,
             classes=self.task.classes,
             image_size=self.task.card.image_size,
-            reserve=reserve,
+            flip=self.task.card.flip,
+            unused=unused,
         )
 
 
@@ -152,15 +160,11 @@ def load_split(task: Task, seed: int, root: Path) -> Split:
         _draw(task, seed, train, entry.name, pool)
         for entry, pool in zip(card.classes, pools, strict=True)
     ]
-    shots, val, reserve = (_image_set(train, list(part)) for part in zip(*drawn, strict=True))
+    shots, val, unused = (_image_set(train, list(part)) for part in zip(*drawn, strict=True))
     test = _image_set(held_out, tests)
-    facts = {
-        "shots": shots.ids,
-        "val": val.ids,
-        "test": test.ids,
-        "sources": [train.digest, held_out.digest],
-    }
-    return Split(task, seed, shots, val, reserve, TestSplit(test), canonical_hash(facts))
+    data_hash = canonical_hash([test.ids, train.digest, held_out.digest])
+    split_hash = canonical_hash([data_hash, shots.ids, val.ids])
+    return Split(task, seed, shots, val, unused, TestSplit(test), split_hash, data_hash)
 
 
 def _rows_by_class(table: ImageTable, card: TaskCard) -> list[list[int]]:

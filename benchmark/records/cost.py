@@ -51,13 +51,26 @@ class MethodCost(Declared):
 
 
 class CostTable(Declared):
-    """The file: one cell, and every method that was measured in it."""
+    """The file: one cell, and every method that was measured in it.
+
+    Attributes:
+        plain_tflops: what the cell's images cost from plain prompts, the unit of budgets.
+    """
 
     task: str
     upstream: str
     budget: str
     seed: int = Field(ge=0)
+    plain_tflops: float = Field(default=0.0, ge=0)
     methods: dict[str, MethodCost] = {}
+
+    def multiple(self, name: str) -> float | None:
+        """What a method spends, as a multiple of plain generation of its images; None where that
+        is not known."""
+        cost = self.methods.get(name)
+        if cost is None or cost.status not in ("ok", "capped") or not self.plain_tflops:
+            return None
+        return sum(phase.tflops for phase in cost.phases.values()) / self.plain_tflops
 
 
 def read_costs(path: Path) -> CostTable:

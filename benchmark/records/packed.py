@@ -3,9 +3,9 @@
     submissions/<name>/
         records.jsonl           one record a line, failed and skipped ones too
         predictions.parquet     of all records, told apart by ``record_id``
-        ledger.parquet          of all trials, told apart by ``trial_id``
-        contamination.parquet   of all trials that looked for flagged pairs
-        images.parquet          a few accepted images of every class, by ``trial_id``
+        ledger.parquet          of all sets of images, told apart by ``images_id``
+        contamination.parquet   of all that were searched for flagged pairs
+        images.parquet          a few accepted images of every class, by ``images_id``
 
 This module reads it; ``benchmark.submission.pack`` makes and checks one.
 """
@@ -26,9 +26,10 @@ if TYPE_CHECKING:
 
 RECORDS = "records.jsonl"
 IMAGES = "images.parquet"
-# The tables beside a record, each with what its rows belong to: a record, or a trial that several
-# classifiers judged. Their hashes are the record's fields ``<name>_hash``.
-KEYS = {"predictions": "record_id", "ledger": "trial_id", "contamination": "trial_id"}
+# The tables beside a record, each with what its rows belong to: a record, or a set of images that
+# several splits and classifiers share. Their hashes are the record's fields ``<name>_hash``.
+KEYS = {"predictions": "record_id", "ledger": "images_id", "contamination": "images_id"}
+_BEFORE_3 = {"images_id": "trial_id"}  # schema version 2: every trial had images of its own
 
 
 class Packed:
@@ -59,11 +60,11 @@ class Packed:
         frame: pd.DataFrame = rows.to_pandas(types_mapper=kinds.get, ignore_metadata=True)
         return frame
 
-    def images(self, trial_id: str) -> dict[int, bytes]:
-        """Encoded images of a trial by their ledger index: those that were packed."""
+    def images(self, images_id: str) -> dict[int, bytes]:
+        """Encoded images of a set by their ledger index: those that were packed."""
         if not (self.folder / IMAGES).is_file():
             return {}
-        rows = self._rows(IMAGES, "trial_id", trial_id)
+        rows = self._rows(IMAGES, "images_id", images_id)
         found = rows.select(["index", "image"]).to_pylist()
         return {row["index"]: row["image"]["bytes"] for row in found}
 
@@ -87,6 +88,8 @@ def _open(path: Path, key: str) -> tuple[pa.Table, dict[str, slice]]:
     import pyarrow.parquet as pq
 
     try:
+        if key not in pq.read_schema(path).names:
+            key = _BEFORE_3.get(key, key)
         table = pq.read_table(path, read_dictionary=[key]).unify_dictionaries()
         keys = table.column(key).combine_chunks()
         codes, names = keys.indices.to_numpy(), keys.dictionary.to_pylist()

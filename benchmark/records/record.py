@@ -1,6 +1,6 @@
 """What a trial leaves: the result row, the predictions, the image ledger, the flagged pairs.
 
-``Record`` is one result row; its JSON Schema is published as ``docs/record-v2.schema.json``.
+``Record`` is one result row; its JSON Schema is published as ``docs/record-v3.schema.json``.
 The four tables are checked with pandera, strictly and lazily: all faults show at once.
 pandera and pandas are imported where tables are checked, so the command line starts without
 them.
@@ -16,13 +16,14 @@ from pydantic import Field, model_validator
 
 from benchmark.errors import ConfigError, RecordError
 from benchmark.meter import Spend
+from benchmark.protocol import PROTOCOL_VERSION
 from benchmark.schema import Declared, declare
 
 if TYPE_CHECKING:
     pass
 
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
 def _why_rejected(values: dict[str, Any]) -> dict[str, Any]:
@@ -32,9 +33,22 @@ def _why_rejected(values: dict[str, Any]) -> dict[str, Any]:
     return values | {"schema_version": 2, "rejects": {"cap": count} if count else {}}
 
 
+def _seeds_apart(values: dict[str, Any]) -> dict[str, Any]:
+    """To version 3, where split, image draw and classifier training have seeds of their own.
+    Version 2 had one for all three, an image set for every trial, and caps on NFE and seconds."""
+    seed, dropped = values.get("seed"), ("seed", "nfe_cap", "seconds_cap")
+    kept = {name: value for name, value in values.items() if name not in dropped}
+    seeds = dict.fromkeys(("split", "draw", "training"), seed)
+    images = {"images_id": values.get("trial_id"), "protocol_version": 2, "compute_cap": None}
+    return kept | seeds | images | {"schema_version": 3}
+
+
 # From version n to n + 1, pure functions of the stored dictionary; tests hold a golden file of
 # every version.
-MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _why_rejected}
+MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    1: _why_rejected,
+    2: _seeds_apart,
+}
 
 Status = Literal["ok", "capped", "failed", "skipped"]
 
@@ -55,19 +69,28 @@ class Environment(Declared):
 
 
 class Record(Declared):
-    """One row: a trial judged by one classifier.
+    """One row: a trial evaluated by one classifier.
 
     Scores are raw counts; the gain is derived from this row and the row ``control_id`` names
-    (same task, upstream, budget, seed and classifier, with the protocol's control method).
+    (same task, upstream, budget, seeds and classifier, with the protocol's control method).
+
+    ``images_id`` names the set of images, which several splits and classifiers may share;
+    ``trial_id`` adds the split and the seed of the training, ``record_id`` the classifier.
     """
 
-    schema_version: Literal[2] = 2
+    schema_version: Literal[3] = 3
+    protocol_version: int = Field(
+        default=PROTOCOL_VERSION, ge=1, le=PROTOCOL_VERSION, description="of the harness' rules"
+    )
     record_id: str = Field(pattern=SHA256)
     trial_id: str = Field(pattern=SHA256)
+    images_id: str = Field(pattern=SHA256)
     control_id: str = Field(pattern=SHA256)
     status: Status
     reason: str = ""
-    cap: Literal["", "images", "tflops", "nfe", "seconds"] = ""
+    cap: Literal["", "images", "tflops", "nfe", "seconds"] = Field(
+        default="", description="nfe and seconds: before protocol 3"
+    )
 
     task: str
     method: str = Field(description="the method with its changed parameters in brackets")
@@ -77,7 +100,9 @@ class Record(Declared):
     upstream: str
     budget: str
     classifier: str
-    seed: int = Field(ge=0)
+    split: int = Field(ge=0, description="seed of the few-shot split")
+    draw: int = Field(ge=0, description="seed of the images")
+    training: int = Field(ge=0, description="seed of the classifier")
     shots: int = Field(ge=1)
     n_classes: int = Field(ge=2)
 
@@ -100,11 +125,14 @@ class Record(Declared):
     )
     images_per_class_cap: int = Field(ge=1)
     tflops: float = Field(default=0.0, ge=0)
-    tflops_cap: float = Field(gt=0)
+    compute_cap: float | None = Field(
+        gt=0, description="TFLOPs as a multiple of plain generation; null: before protocol 3"
+    )
+    tflops_cap: float | None = Field(
+        default=None, gt=0, description="null: nothing was run, or there is no generator"
+    )
     nfe: int = Field(default=0, ge=0)
-    nfe_cap: int = Field(ge=1)
     seconds: float = Field(default=0.0, ge=0)
-    seconds_cap: float = Field(gt=0)
     train_seconds: float = Field(default=0.0, ge=0)
     peak_memory_mb: float = Field(default=0.0, ge=0)
     peak_gpu_memory_mb: float = Field(default=0.0, ge=0)
@@ -140,6 +168,16 @@ class Record(Declared):
         if sum(self.rejects.values()) != self.images_rejected:
             raise ValueError(f"rejects {self.rejects} do not sum to {self.images_rejected}")
         return self
+
+    @property
+    def seeds(self) -> tuple[int, int, int]:
+        """Split, draw, training."""
+        return (self.split, self.draw, self.training)
+
+    @property
+    def archived(self) -> bool:
+        """Whether it was made under older rules: shown, never compared with newer rows."""
+        return self.protocol_version < PROTOCOL_VERSION
 
     @model_validator(mode="after")
     def _clean(self) -> Self:

@@ -1,76 +1,72 @@
 """The results folder: whole folders or nothing, under names made of hashes.
 
-    results/<task>/<method>/<trial id>/
-        augment/        ledger.parquet  images.parquet  contamination.parquet  augment.json
-        <classifier>/   predictions.parquet  record.json
+    results/<task>/<method>/<images id>/
+        augment/                    ledger.parquet  images.parquet  contamination.parquet
+                                    augment.json  manifest.json
+        <classifier>/<record id>/   predictions.parquet  record.json  manifest.json
     results/failures/<record id>.json
 
-Every inner folder is filled under a temporary name and renamed, so it exists whole or not at
-all; a lock per trial keeps two runs apart. Failures are kept to be shown, and never reused.
+Every inner folder is filled under a temporary name and renamed, so it exists whole or not at all,
+and carries checksums that are compared when it is read; a lock keeps two runs apart. Failures are
+kept to be shown, and never reused.
 A submission holds the same packed (``benchmark.records.packed``); ``read_results`` reads both.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import re
-import shutil
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
-from benchmark.errors import RecordError
+from benchmark.errors import BenchError, RecordError
 from benchmark.files import (
-    TEMPORARY,
+    is_stored,
+    read_image_batches,
     read_table,
+    recover,
+    set_aside,
     storage_errors,
     to_json,
+    verify_folder,
     write_bytes,
     write_file,
     write_folder,
     write_images,
     write_table,
 )
-from benchmark.labels import decode
+from benchmark.images import pixel_hash
+from benchmark.records.augmented import Augmented, AugmentFacts
 from benchmark.records.packed import KEYS, RECORDS, Packed
 from benchmark.records.record import Record, read_record
 from benchmark.records.tables import check, table_hash
+from benchmark.schema import declare
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
+    Encode = Callable[[np.ndarray], bytes]
+    Decode = Callable[[bytes, int | None, str], np.ndarray]
 
-@dataclass(frozen=True)
-class Augmented:
-    """What the augmentation half of a trial left: the ledger, the accepted images, the pairs of
-    them and test images that are flagged, the spend.
 
-    Attributes:
-        facts: status, cap, reason, phases, peak memory, environment (``augment.json``).
-        pixels: uint8 [M, S, S, 3], accepted images in ledger order.
-        labels: int64 [M], the primary classes.
-        flagged: the table ``contamination`` of ``benchmark.records.record``.
-    """
+_log = logging.getLogger(__name__)
 
-    facts: dict[str, Any]
-    ledger: pd.DataFrame
-    pixels: np.ndarray
-    labels: np.ndarray
-    flagged: pd.DataFrame
+# What reading a damaged file may raise. Not MemoryError: that says nothing of the file.
+_DAMAGE = (BenchError, OSError, ValueError, LookupError, TypeError)
 
-    def targets(self, n_classes: int) -> np.ndarray:
-        """What a classifier is fitted to: ``labels``, or float32 [M, C] where one of them is
-        soft or negative, from the ledger's column ``target``."""
-        return decode(self.labels, self.target_texts(), n_classes)
 
-    def target_texts(self) -> list[str | None]:
-        """Of the accepted images, as the ledger has them; None for a hard label."""
-        kept = self.ledger.loc[self.ledger["accepted"], "target"]
-        return [text if isinstance(text, str) else None for text in kept]
+class Place(NamedTuple):
+    """Where the results of a trial belong: its set of images, and the names shown in paths."""
+
+    task: str
+    method: str
+    images_id: str
 
 
 @dataclass(frozen=True)
@@ -100,7 +96,7 @@ class StoredRecord:
             found = self.packed.table(name, self.record)
         else:
             own = KEYS[name] == "record_id"
-            path = (self.folder if own else self.folder.parent / "augment") / f"{name}.parquet"
+            path = (self.folder if own else self._images_folder) / f"{name}.parquet"
             where, found = str(path), read_table(path)
         frame: pd.DataFrame = check(name, found, where)
         if table_hash(frame) != getattr(self.record, f"{name}_hash"):
@@ -118,24 +114,33 @@ class StoredRecord:
         """Image files of the accepted images by their ledger index; of a submission only those
         that were packed."""
         if self.packed:
-            return self.packed.images(self.record.trial_id)
-        frame = read_table(self.folder.parent / "augment" / "images.parquet")
-        return {
-            int(index): image["bytes"]
-            for index, image in zip(frame["index"], frame["image"], strict=True)
-        }
+            return self.packed.images(self.record.images_id)
+        images: dict[int, bytes] = {}
+        for batch in read_image_batches(self._images_folder / "images.parquet"):
+            images |= zip(batch["index"], batch["image"], strict=True)
+        return images
+
+    @property
+    def _images_folder(self) -> Path:
+        """``<images>/augment``, beside ``<images>/<classifier>/<record>``."""
+        return self.folder.parents[1] / "augment"
 
 
 class Store:
-    """Reads and writes one results folder."""
+    """Reads and writes one results folder. What is found damaged is set aside, never deleted, and
+    made again."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def trial_folder(self, task: str, method: str, trial_id: str) -> Path:
-        """Where the artefacts of a trial lie."""
-        safe = re.sub(r"[^A-Za-z0-9_.=,\-\[\]]", "_", method)[:80]
-        return self.folder / task / safe / trial_id[:16]
+    def images_folder(self, place: Place) -> Path:
+        """Of a set of images and all that was evaluated with it."""
+        safe = re.sub(r"[^A-Za-z0-9_.=,\-\[\]]", "_", place.method)[:80]
+        return self.folder / place.task / safe / place.images_id[:16]
+
+    def row_folder(self, place: Place, classifier: str, record_id: str) -> Path:
+        """Of one record."""
+        return self.images_folder(place) / classifier / record_id[:16]
 
     @contextmanager
     def lock(self, name: str) -> Iterator[None]:
@@ -152,13 +157,13 @@ class Store:
         with FileLock(self.folder / ".locks" / f"{name[:40]}.lock", timeout=0):
             yield
 
-    def write(self, final: Path, fill: Callable[[Path], None]) -> None:
-        """``write_folder``. Call it under the trial's lock: what a killed run left half-written
-        is removed."""
-        write_folder(final, fill)
+    def stall_report(self, images_id: str) -> Path:
+        """Where the stack of a method that hangs is written before its process is ended."""
+        return self.folder / ".locks" / f"{images_id[:40]}.stalled"
 
-    def write_augmented(self, folder: Path, made: Augmented, encode: Callable[..., bytes]) -> None:
-        """The first half of a trial; ``encode`` turns uint8 [S, S, 3] into a PNG file."""
+    def write_augmented(self, place: Place, made: Augmented, encode: Encode) -> None:
+        """The first stage of a trial; ``encode`` turns uint8 [S, S, 3] into a PNG file. Call it
+        under the lock of the images."""
         accepted = made.ledger.loc[made.ledger["accepted"], "index"].tolist()
 
         def fill(temporary: Path) -> None:
@@ -167,57 +172,58 @@ class Store:
             write_table(temporary / "contamination.parquet", flagged)
             columns = {"index": accepted, "label": made.labels.tolist()}
             columns |= {"target": made.target_texts()}
-            files = [encode(image) for image in made.pixels]
-            write_images(temporary / "images.parquet", columns, files)
-            write_bytes(temporary / "augment.json", to_json(made.facts))
+            write_images(temporary / "images.parquet", columns, map(encode, made.pixels))
+            write_bytes(temporary / "augment.json", to_json(made.facts.model_dump(mode="json")))
 
-        self.write(folder / "augment", fill)
+        write_folder(self.images_folder(place) / "augment", fill, manifest=True)
 
-    def read_augmented(self, folder: Path, decode: Callable[..., np.ndarray]) -> Augmented | None:
-        """What ``write_augmented`` left, or None where it is not there, or is damaged (then it
-        is removed, to be made again)."""
-        import numpy as np
-
-        place = folder / "augment"
-        if not place.is_dir():
+    def read_augmented(self, place: Place, decode: Decode) -> Augmented | None:
+        """What ``write_augmented`` left, or None where it is not there, or is damaged: then it is
+        set aside, to be made again."""
+        folder = self.images_folder(place) / "augment"
+        recover(folder)
+        if not folder.is_dir():
             return None
         try:
-            facts = json.loads((place / "augment.json").read_text())
-            ledger = check("ledger", read_table(place / "ledger.parquet"), place)
-            if table_hash(ledger) != facts["ledger_hash"]:
-                raise RecordError(f"{place}: the ledger differs from its hash")
-            flagged = check("contamination", read_table(place / "contamination.parquet"), place)
-            if table_hash(flagged) != facts["contamination_hash"]:
-                raise RecordError(f"{place}: the flagged pairs differ from their hash")
-            images = read_table(place / "images.parquet")
-            pixels = [decode(image["bytes"], None, str(place)) for image in images["image"]]
-            labels = images["label"].to_numpy(dtype="int64", copy=True)
-            shown = np.stack(pixels) if pixels else _none()
-            return Augmented(facts, ledger, shown, labels, flagged)
-        except Exception:  # whatever is wrong with a damaged file, the remedy is the same
-            shutil.rmtree(place, ignore_errors=True)
+            if faults := verify_folder(folder):
+                raise RecordError("; ".join(faults))
+            return _augmented(folder, decode)
+        except _DAMAGE as error:
+            _log.warning("%s is damaged, set aside and made again: %s", folder, error)
+            set_aside(folder)
             return None
 
-    def write_record(self, folder: Path, record: Record, predictions: pd.DataFrame) -> None:
-        """The second half: the predictions and the row that counts on them."""
+    def write_record(self, place: Place, record: Record, predictions: pd.DataFrame) -> Path:
+        """The second stage: the predictions, and the row that counts on them."""
+        folder = self.row_folder(place, record.classifier, record.record_id)
 
         def fill(temporary: Path) -> None:
             frame = check("predictions", predictions, "predictions")
             write_table(temporary / "predictions.parquet", frame)
             write_bytes(temporary / "record.json", to_json(record.model_dump(mode="json")))
 
-        self.write(folder / record.classifier, fill)
+        write_folder(folder, fill, manifest=True)
         self.forget_failure(record.record_id)
+        return folder
 
-    def read(self, folder: Path, classifier: str, record_id: str) -> StoredRecord | None:
+    def read(self, place: Place, classifier: str, record_id: str) -> StoredRecord | None:
         """The finished record with this id, or None where it must still be made."""
-        place = folder / classifier
-        with suppress(OSError, RecordError):
-            record = read_record((place / "record.json").read_text(), place)
-            stored = StoredRecord(record, place)
-            if record.record_id == record_id and len(stored.predictions()) == record.n_test:
-                return stored
-        return None
+        folder = self.row_folder(place, classifier, record_id)
+        recover(folder)
+        if not folder.is_dir():
+            return None
+        try:
+            if faults := verify_folder(folder):
+                raise RecordError("; ".join(faults))
+            stored = StoredRecord(read_record((folder / "record.json").read_text(), folder), folder)
+            if stored.record.record_id != record_id:
+                raise RecordError(f"{folder}: holds record {stored.record.record_id[:16]}")
+            stored.predictions()
+            return stored
+        except _DAMAGE as error:
+            _log.warning("%s is damaged, set aside and made again: %s", folder, error)
+            set_aside(folder)
+            return None
 
     def write_failure(self, record: Record) -> Path:
         """Keeps a failed or skipped trial to be shown; the next run tries it again."""
@@ -226,8 +232,37 @@ class Store:
         return path
 
     def forget_failure(self, record_id: str) -> None:
-        """Removes the note of a failure that has since been mended."""
+        """Removes the note of a failure that has since been fixed."""
         (self.folder / "failures" / f"{record_id[:32]}.json").unlink(missing_ok=True)
+
+
+def _augmented(folder: Path, decode: Decode) -> Augmented:
+    """The content of a whole folder. The images are compared with the ledger, one by one."""
+    import numpy as np
+
+    facts = declare(AugmentFacts, json.loads((folder / "augment.json").read_text()), folder)
+    ledger = check("ledger", read_table(folder / "ledger.parquet"), folder)
+    flagged = check("contamination", read_table(folder / "contamination.parquet"), folder)
+    for name, table in (("ledger", ledger), ("contamination", flagged)):
+        if table_hash(table) != getattr(facts, f"{name}_hash"):
+            raise RecordError(f"{folder}: the {name} differs from its hash")
+    expected = ledger[ledger["accepted"]]
+    pixels, count = np.zeros((0, 1, 1, 3), np.uint8), 0
+    for batch in read_image_batches(folder / "images.parquet"):
+        rows = expected[count : count + len(batch["image"])]
+        if rows["index"].tolist() != batch["index"] or rows["label"].tolist() != batch["label"]:
+            raise RecordError(f"{folder}: its images are not those of the ledger")
+        for data, sha256 in zip(batch["image"], rows["sha256"], strict=True):
+            image = decode(data, None, str(folder))
+            if not count:
+                pixels = np.empty((len(expected), *image.shape), np.uint8)
+            if pixel_hash(image) != sha256:
+                raise RecordError(f"{folder}: image {count} is not that of its ledger row")
+            pixels[count] = image
+            count += 1
+    if count != len(expected):
+        raise RecordError(f"{folder}: {count} images, the ledger accepts {len(expected)}")
+    return Augmented(facts, ledger, pixels, expected["label"].to_numpy("int64", copy=True), flagged)
 
 
 def read_results(*folders: Path) -> list[StoredRecord]:
@@ -246,7 +281,7 @@ def read_results(*folders: Path) -> list[StoredRecord]:
     for folder in folders:
         _add(found, _trials(folder), faults)
         for path in sorted(folder.rglob(RECORDS)):
-            if not _is_temporary(path):
+            if is_stored(path.relative_to(folder)):
                 _add(found, _submitted(Packed(path.parent)), faults)
     if faults:
         raise RecordError("\n".join(faults))
@@ -259,17 +294,13 @@ _Source = tuple[object, Callable[[], str], Path, Packed | None]
 
 def _trials(folder: Path) -> Iterator[_Source]:
     for path in sorted([*folder.rglob("record.json"), *folder.glob("**/failures/*.json")]):
-        if not _is_temporary(path):
+        if is_stored(path.relative_to(folder)):
             yield path, partial(path.read_text, encoding="utf-8"), path.parent, None
 
 
 def _submitted(packed: Packed) -> Iterator[_Source]:
     for where, text in packed.records():
         yield where, partial(str, text), packed.folder, packed
-
-
-def _is_temporary(path: Path) -> bool:
-    return any(part.startswith(TEMPORARY) for part in path.parts)
 
 
 def _add(found: dict[str, StoredRecord], sources: Iterable[_Source], faults: list[str]) -> None:
@@ -294,10 +325,4 @@ def _add(found: dict[str, StoredRecord], sources: Iterable[_Source], faults: lis
 
 def _order(stored: StoredRecord) -> tuple[object, ...]:
     record = stored.record
-    return (record.task, record.budget, record.classifier, record.method, record.seed)
-
-
-def _none() -> np.ndarray:
-    import numpy as np
-
-    return np.zeros((0, 1, 1, 3), dtype=np.uint8)
+    return (record.task, record.budget, record.classifier, record.method, record.seeds)

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from benchmark.contract import Provenance
 from benchmark.errors import RecordError
+from benchmark.records.record import SHA256, Record
 from benchmark.schema import canonical_hash
 
 if TYPE_CHECKING:
     import pandas as pd
     import pandera.pandas as pa
-from benchmark.records.record import SHA256, Record
 
 
 def table_hash(table: pd.DataFrame) -> str:
@@ -87,7 +88,7 @@ def tables() -> dict[str, pa.DataFrameSchema]:
     counted = pa.Check(
         lambda frame: frame["n_correct"] <= frame["n_test"], error="n_correct exceeds n_test"
     )
-    cell = ["task", "method", "upstream", "budget", "classifier", "seed"]
+    cell = ["task", "method", "upstream", "budget", "classifier", "split", "draw", "training"]
     cell += [f"{part}_hash" for part in ("task", "method", "upstream", "split", "classifier")]
     predictions = {
         "id": _column(str, unique=True),
@@ -124,7 +125,7 @@ def _record_columns() -> dict[str, pa.Column]:
         "value_clean": _column(float, pa.Check.in_range(0, 1), nullable=True),
         "n_test": _column("int64", pa.Check.ge(0)),
         "n_correct": _column("int64", pa.Check.ge(0)),
-        "seed": _column("int64", pa.Check.ge(0)),
+        **{seed: _column("int64", pa.Check.ge(0)) for seed in ("split", "draw", "training")},
     }
 
 
@@ -140,22 +141,39 @@ def _ledger_columns() -> dict[str, pa.Column]:
         "target": _column(str, nullable=True),
         "sha256": _column(str, pa.Check.str_matches(SHA256)),
         "phash": _column(str, pa.Check.str_matches(r"^[0-9a-f]{16}$")),
-        "origin": _column(str, pa.Check.isin(["generated", "retrieved", "real", "transformed"])),
-        "source": _column(str, pa.Check.str_length(min_value=1)),
-        "prompt": _column(str, nullable=True),
-        "seed": _column("Int64", natural, nullable=True),
-        "nfe": _column("Int64", natural, nullable=True),
-        "guidance_scale": _column(float, natural, nullable=True),
-        "corpus_id": _column(str, nullable=True),
-        "rank": _column("Int64", natural, nullable=True),
-        "similarity": _column(float, cosine, nullable=True),
-        "licence": _column(str, nullable=True),
-        "parents": _column(str, pa.Check.str_startswith("[")),
+        **_provenance_columns(),
         "accepted": _column(bool),
         "reason": _column(str),
         "nearest_test_id": _column(str, nullable=True),
         "nearest_test_similarity": _column(float, cosine, nullable=True),
     }
+
+
+def _provenance_columns() -> dict[str, pa.Column]:
+    """A column for every field of ``Provenance``, which alone says what the ledger keeps of where
+    an image came from: its types, choices and limits, as pydantic writes them down."""
+    from pydantic import TypeAdapter
+
+    fields = TypeAdapter(Provenance).json_schema()["properties"]
+    return {name: _field_column(field) for name, field in fields.items()}
+
+
+def _field_column(field: dict[str, Any]) -> pa.Column:
+    import pandera.pandas as pa
+
+    kinds = [kind for kind in field.get("anyOf", [field]) if kind["type"] != "null"]
+    kind, nullable = kinds[0], "anyOf" in field
+    checks: dict[str, Callable[[Any], pa.Check]] = {
+        "enum": pa.Check.isin,
+        "minimum": pa.Check.ge,
+        "maximum": pa.Check.le,
+        "minLength": lambda length: pa.Check.str_length(min_value=length),
+    }
+    limits = [check(kind[name]) for name, check in checks.items() if name in kind]
+    if kind["type"] == "array":  # ids, kept as JSON
+        limits, kind = [pa.Check.str_startswith("[")], {"type": "string"}
+    dtype = {"integer": "Int64", "number": float, "string": str}[kind["type"]]
+    return _column(dtype, *limits, nullable=nullable)
 
 
 def _contamination_columns() -> dict[str, pa.Column]:

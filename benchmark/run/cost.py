@@ -10,15 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 from benchmark.errors import BenchError, Unavailable
 from benchmark.files import to_json, write_file
+from benchmark.records.cost import CostTable, MethodCost, PhaseCost
 from benchmark.records.environment import environment
 from benchmark.registry import Method, MethodCall, Registry
-from benchmark.trial import Trial
+from benchmark.trial import Seeds, Trial
 from benchmark.trial.augment import augment
+from benchmark.upstream.cost import image_tflops
 
 if TYPE_CHECKING:
     from benchmark.protocol import Protocol
+    from benchmark.records.augmented import AugmentFacts
     from benchmark.upstream import Upstream
-from benchmark.records.cost import CostTable, MethodCost, PhaseCost
 
 
 def measure(
@@ -43,14 +45,16 @@ def measure(
         StorageError: the file cannot be written.
     """
     task = registry.task(cell.task)
-    protocol.budget_named(cell.budget)
+    images = protocol.budget_named(cell.budget).images_per_class * len(task.classes)
+    plain = (image_tflops(upstream) or 0.0) * images
+    cell = cell.model_copy(update={"plain_tflops": plain})
     known = {name: spent for name, spent in cell.methods.items() if name in registry.methods}
     for method in methods:
         name, found = method.name, known.get(method.name)
         if not found or found.method_hash != method.hash or found.status == "failed":
             call = MethodCall(method, method.params())
-            where = (cell.upstream, cell.budget, cell.seed)
-            trial = Trial(task, call, *where, protocol, registry.root)
+            seeds = Seeds(cell.seed, cell.seed if method.facts.stochastic else 0)
+            trial = Trial(task, call, cell.upstream, cell.budget, seeds, protocol, registry.root)
             known[name] = _spent(trial, upstream)
             cell = cell.model_copy(update={"methods": dict(sorted(known.items()))})
             write_file(path, to_json(cell.model_dump(mode="json")))
@@ -74,25 +78,23 @@ def _spent(trial: Trial, upstream: Upstream) -> MethodCost:
     except MemoryError as error:
         return MethodCost(**identity, status="failed", reason=f"out of memory: {error}")
     phases = {
-        name: PhaseCost(tflops=spend["tflops"], nfe=spend["nfe"])
-        for name, spend in sorted(facts["phases"].items())
-        if spend["tflops"] or spend["nfe"]
+        name: PhaseCost(tflops=spend.tflops, nfe=spend.nfe)
+        for name, spend in sorted(facts.phases.items())
+        if spend.tflops or spend.nfe
     }
-    told = {key: facts[key] for key in ("status", "cap", "reason")}
-    counts = {key: facts[key] for key in ("images_accepted", "images_rejected")}
-    return MethodCost(**identity, **told, **counts, phases=phases)
+    same = {"status", "cap", "reason", "images_accepted", "images_rejected"}
+    return MethodCost(**identity, **facts.model_dump(include=same), phases=phases)
 
 
-def _facts(trial: Trial, upstream: Upstream) -> dict[str, Any]:
-    """What ``augment.json`` of the trial would say of its spend."""
+def _facts(trial: Trial, upstream: Upstream) -> AugmentFacts:
+    """``augment.json`` as the trial would leave it."""
     import torch
 
-    for part in trial.call.method.facts.uses:
-        getattr(upstream, part)  # loaded before the clock starts
+    uses = trial.call.method.facts.uses
+    upstream.load(uses)
     where = environment(trial.root, str(upstream.device), torch.get_num_threads())
-    with stub_denoiser(upstream) if "generator" in trial.call.method.facts.uses else nullcontext():
-        made = augment(trial, upstream, where.model_dump(mode="json"), lambda *_: None)
-    return made.facts
+    with stub_denoiser(upstream) if "generator" in uses else nullcontext():
+        return augment(trial, upstream, where, lambda *_: None).facts
 
 
 @contextmanager

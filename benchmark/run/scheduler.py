@@ -1,12 +1,11 @@
 """Runs what is missing of a plan; the same command again finishes what is left.
 
-A trial that is already recorded is not run. A method that ignores its meter is ended from here.
+A trial that is already recorded is not run.
 """
 
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import signal
 import socket
@@ -14,21 +13,22 @@ import threading
 import time
 from collections import deque
 from collections.abc import Collection, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, TimeoutError, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 from typing import Protocol as Interface
 
+from benchmark.contract import Part
 from benchmark.errors import DataError, StorageError
-from benchmark.protocol import BudgetSpec
 from benchmark.records.environment import environment
 from benchmark.records.record import Record, Status
 from benchmark.records.store import Store, StoredRecord
 from benchmark.run import worker
+from benchmark.run.engines import Engine, WorkerDied
 from benchmark.run.plan import Cell
-from benchmark.trial import Trial, job_of
+from benchmark.trial import job_of
 from benchmark.trial.evaluate import failure
 
 
@@ -48,7 +48,7 @@ class Outcome:
 
 
 class Listener(Interface):
-    """Told what happens, to show it."""
+    """Hears what happens, to show it."""
 
     def planned(self, total: int, found: int) -> None:
         """``found`` of ``total`` rows are there already."""
@@ -64,7 +64,7 @@ def run(
     cells: Sequence[Cell],
     results: Path,
     listener: Listener,
-    jobs: int | None = None,
+    engine: Engine,
     threads: int = 1,
     device: str = "auto",
 ) -> Outcome:
@@ -73,9 +73,9 @@ def run(
     Args:
         cells: from ``plan``.
         results: the results folder.
-        jobs: worker processes; None chooses by GPUs, cores and memory.
+        engine: where; it is started and stopped here.
         threads: CPU threads of each worker. A fixed number keeps results equal to the bit
-            whatever ``jobs`` is.
+            however many workers there are.
 
     Raises:
         StorageError: the results folder cannot be written.
@@ -85,33 +85,26 @@ def run(
     outcome = Outcome()
     missing = []
     for cell in cells:
-        found = store.read(_folder(store, cell.trial), cell.classifier, cell.record_id)
+        found = store.read(cell.trial.place, cell.classifier, cell.record_id)
         outcome.stored.append(found) if found else missing.append(cell)
     listener.planned(len(cells), len(outcome.stored))
     if missing:
-        count = min(jobs or default_jobs(device), len(missing))
-        _Run(store, listener, outcome, missing, count, threads, device).go()
+        _Run(store, listener, outcome, missing, engine, threads, device).go()
     return outcome
 
 
-def default_jobs(device: str) -> int:
-    """One worker per GPU; on a CPU one per core, but no more than one per 3 GiB of memory."""
-    import psutil
-
-    if device in ("auto", "cuda") and Path("/proc/driver/nvidia").exists():
-        import torch
-
-        if torch.cuda.is_available():
-            return torch.cuda.device_count()
-    memory = int(psutil.virtual_memory().available // (3 << 30))
-    return max(1, min(os.cpu_count() or 1, memory)) if device in ("auto", "cpu") else 1
-
-
-Half = tuple[Literal["augment", "classify"], Cell]
+Stage = tuple[Literal["augment", "evaluate"], Cell]
 
 
 class _Run:
-    """One run over the missing cells: a queue of halves, at most ``jobs`` of them in flight."""
+    """One run over the missing cells.
+
+    A stage is in one of three places: ``queue``, ``flying`` (in a worker), or landed. The images
+    of a set are made by the first of the cells that share it; the others wait in ``waiting`` under
+    its ``images_id`` and are evaluated when it has landed. A stage that finds another run at work
+    on the same images or row (``busy``) goes back to the end of the queue; one that finds its
+    images damaged (``lost``) has them made again.
+    """
 
     def __init__(
         self,
@@ -119,35 +112,40 @@ class _Run:
         listener: Listener,
         outcome: Outcome,
         cells: Sequence[Cell],
-        jobs: int,
+        engine: Engine,
         threads: int,
         device: str,
     ) -> None:
         self.store, self.listener, self.outcome = store, listener, outcome
-        self.jobs, self.threads, self.device = jobs, threads, device
+        self.engine, self.threads, self.device = engine, threads, device
         self.root = cells[0].trial.root
         self.waiting: dict[str, list[Cell]] = {}
         for cell in cells:
-            self.waiting.setdefault(cell.trial.id, []).append(cell)
-        self.queue: deque[Half] = deque(("augment", group[0]) for group in self.waiting.values())
-        self.flying: dict[Any, Half] = {}
-        self.environment = environment(self.root, device, threads).model_dump(mode="json")
+            self.waiting.setdefault(cell.trial.images_id, []).append(cell)
+        self.queue: deque[Stage] = deque(("augment", group[0]) for group in self.waiting.values())
+        self.flying: dict[Future[worker.Done], Stage] = {}
+        self.remade: set[str] = set()
+        self.environment = environment(self.root, device, threads)
 
     def go(self) -> None:
         """Until nothing is left, or Ctrl-C."""
         with _progress_socket() as self.receiver, _interrupts() as self.interrupted:
-            self.pool = self._start(self.receiver.getsockname()[1])
             try:
+                self.engine.start(self._settings())
                 self._prepare()
                 while self.queue or self.flying:
                     self._launch()
                     for future in self._wait(self.flying):
                         self._land(self.flying.pop(future), future)
             finally:
-                self.pool.stop()
-                self.pool.join()
+                self.engine.stop()
 
-    def _wait(self, futures: Collection[Any]) -> set[Any]:
+    def _settings(self) -> worker.Settings:
+        port = self.receiver.getsockname()[1]
+        place = (str(self.root), str(self.store.folder))
+        return worker.Settings(*place, self.threads, self.device, port, os.getpid())
+
+    def _wait(self, futures: Collection[Future[worker.Done]]) -> set[Future[worker.Done]]:
         """Those that end within a tenth of a second; shows what the workers tell meanwhile."""
         finished, _ = wait(futures, timeout=0.1, return_when=FIRST_COMPLETED)
         with suppress(BlockingIOError):
@@ -157,76 +155,65 @@ class _Run:
             raise KeyboardInterrupt
         return finished
 
-    def _start(self, port: int) -> Any:
-        from pebble import ProcessPool
-
-        os.environ["BENCH_ROOT"] = str(self.root)
-        settings = worker.Settings(
-            str(self.root), str(self.store.folder), self.threads, self.device, port, os.getpid()
-        )
-        with _interrupt_blocked():
-            pool = ProcessPool(
-                max_workers=self.jobs,
-                initializer=worker.start,
-                initargs=(settings,),
-                context=multiprocessing.get_context("spawn"),
-            )
-            _ = pool.active  # starts its threads and processes here, where Ctrl-C is blocked
-        return pool
-
     def _prepare(self) -> None:
-        """Once per upstream, before any trial's clock runs."""
-        parts: dict[str, set[str]] = {}
+        """Once per upstream, before any trial's clock runs. A part that an upstream lacks is no
+        fault: the trials that want it are skipped."""
+        parts: dict[str, set[Part]] = {}
         for group in self.waiting.values():
             trial = group[0].trial
             parts.setdefault(trial.upstream, set()).update(trial.call.method.facts.uses)
         for upstream, used in parts.items():
-            arguments = (upstream, tuple(sorted(used)))
-            future = self.pool.schedule(worker.prepare, args=arguments)
+            self.listener.progress(0, upstream, "loading", 0, 1)
+            future = self.engine.submit(worker.prepare, upstream, tuple(sorted(used)))
             while not self._wait([future]):
                 pass
             done = future.result()
             if done.status == "storage":
                 raise StorageError(done.reason)
-            if done.status != "ok":
+            if done.status not in ("ok", "skipped"):
                 raise DataError(f"upstream {upstream!r}: {done.reason}")
 
     def _launch(self) -> None:
-        while self.queue and len(self.flying) < self.jobs:
-            what, cell = self.queue.popleft()
-            job, trial = job_of(cell.trial), cell.trial
-            if what == "augment":
-                future = self.pool.schedule(
-                    worker.run_augment, args=(job, trial.id), timeout=sum(_allowed(cell))
-                )
+        while self.queue and len(self.flying) < self.engine.workers:
+            stage, cell = self.queue.popleft()
+            job = job_of(cell.trial)
+            if stage == "augment":
+                future = self.engine.submit(worker.run_augment, job, cell.trial.images_id)
             else:
-                future = self.pool.schedule(
-                    worker.run_classify, args=(job, trial.id, cell.classifier, cell.control_id)
-                )
-            self.flying[future] = (what, cell)
+                names = (cell.trial.id, cell.classifier, cell.control_id)
+                future = self.engine.submit(worker.run_evaluate, job, *names)
+            self.flying[future] = (stage, cell)
 
-    def _land(self, half: Half, future: Any) -> None:
-        what, cell = half
-        done = _result(cell, future)
+    def _land(self, flown: Stage, future: Future[worker.Done]) -> None:
+        stage, cell = flown
+        done = self._result(cell, future)
         if done.status == "storage":
             raise StorageError(done.reason)
         if done.status == "busy":
             time.sleep(0.2)
-            self.queue.append(half)
+            self.queue.append(flown)
+        elif done.status == "lost" and cell.record_id not in self.remade:
+            self.remade.add(cell.record_id)  # once: a disk that damages all it holds is a failure
+            self.queue.append(("augment", cell))
         elif done.status != "ok":
-            cells = self.waiting[cell.trial.id] if what == "augment" else [cell]
-            for lost in cells:
-                self._fail(lost, done.status, done.reason)
-        elif what == "augment":
-            self.queue.extendleft(("classify", judged) for judged in self.waiting[cell.trial.id])
+            status = done.status if done.status == "skipped" else "failed"
+            for lost in self._group(cell) if stage == "augment" else [cell]:
+                self._fail(lost, status, done.reason)
+        elif stage == "augment":
+            self.queue.extendleft(("evaluate", next_) for next_ in reversed(self._group(cell)))
         else:
             self._keep(cell)
 
+    def _group(self, cell: Cell) -> list[Cell]:
+        """The cells that wait for the images that this one has had made; itself, where they are
+        made a second time for it alone."""
+        return self.waiting.pop(cell.trial.images_id, [cell])
+
     def _keep(self, cell: Cell) -> None:
-        folder = _folder(self.store, cell.trial)
-        stored = self.store.read(folder, cell.classifier, cell.record_id)
+        stored = self.store.read(cell.trial.place, cell.classifier, cell.record_id)
         if stored is None:
-            self._fail(cell, "failed", f"{folder / cell.classifier}: the record vanished")
+            folder = self.store.row_folder(cell.trial.place, cell.classifier, cell.record_id)
+            self._fail(cell, "failed", f"{folder}: the record vanished")
             return
         self.outcome.stored.append(stored)
         self.outcome.made += 1
@@ -240,37 +227,33 @@ class _Run:
         self.outcome.failed.append(record)
         self.listener.finished(record)
 
+    def _result(self, cell: Cell, future: Future[worker.Done]) -> worker.Done:
+        """What a stage ended with, an ended or dead worker included."""
+        try:
+            return future.result()
+        except WorkerDied as error:
+            report = self.store.stall_report(cell.trial.images_id)
+            if stack := _read_once(report):
+                seconds = cell.trial.protocol.defaults.stall_seconds
+                return worker.Done(
+                    "failed",
+                    f"method {cell.trial.call.label!r} made no progress for {seconds:g} seconds, "
+                    f"heard no alarm, and its process was ended; nothing it made is kept\n{stack}",
+                )
+            return worker.Done("failed", f"its process died: {error}")
+        except Exception as error:  # a fault of the harness: shown, recorded, and the run goes on
+            text = "".join(getattr(error, "traceback", None) or [])
+            return worker.Done("failed", f"internal error: {type(error).__name__}: {error}\n{text}")
 
-def _result(cell: Cell, future: Any) -> worker.Done:
-    """What a half ended with, an ended or dead process included."""
-    from pebble import ProcessExpired
 
+def _read_once(report: Path) -> str:
+    """The stack of a process that was ended because it hung; "" where there is none."""
     try:
-        done: worker.Done = future.result()
-        return done
-    except TimeoutError:
-        seconds, grace = _allowed(cell)
-        return worker.Done(
-            "failed",
-            f"method {cell.trial.call.label!r} ignored its budget of {seconds:g} seconds "
-            f"and was ended {grace:g} seconds later; nothing it made is kept",
-        )
-    except ProcessExpired as error:
-        return worker.Done("failed", f"its process died with exit code {error.exitcode}")
-    except Exception as error:  # a fault of the harness: shown, recorded, and the run goes on
-        text = "".join(getattr(error, "traceback", None) or [])
-        return worker.Done("failed", f"internal error: {type(error).__name__}: {error}\n{text}")
-
-
-def _allowed(cell: Cell) -> tuple[float, float]:
-    """Seconds of the budget, and of grace."""
-    protocol = cell.trial.protocol
-    budget: BudgetSpec = protocol.budget_named(cell.trial.budget)
-    return budget.seconds, protocol.defaults.grace_seconds
-
-
-def _folder(store: Store, trial: Trial) -> Path:
-    return store.trial_folder(trial.task.name, trial.call.label, trial.id)
+        return report.read_text()
+    except OSError:
+        return ""
+    finally:
+        report.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -302,17 +285,3 @@ def _interrupts() -> Iterator[list[int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-@contextmanager
-def _interrupt_blocked() -> Iterator[None]:
-    """Threads and processes started inside inherit a blocked SIGINT: Ctrl-C reaches this
-    process alone, which then ends its workers in order."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -1,4 +1,4 @@
-"""What runs inside a worker process: one half of a trial at a time.
+"""What runs inside a worker process: one stage of a trial at a time.
 
 A worker keeps its upstreams loaded from trial to trial, owns one device, tells its progress over
 a loopback datagram socket (nothing to lock, nothing to block on when a worker is killed), and
@@ -18,15 +18,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from benchmark.contract import Part
 from benchmark.errors import BenchError, StorageError, Unavailable
 from benchmark.images import decode, encode_png
 from benchmark.protocol import Protocol, load_protocol
 from benchmark.records.environment import environment
+from benchmark.records.record import Environment
 from benchmark.records.store import Store
 from benchmark.registry import Registry, load_registry
 from benchmark.trial import Job, Progress, Trial
 from benchmark.trial.augment import augment
-from benchmark.trial.evaluate import classify
+from benchmark.trial.evaluate import evaluate
 
 if TYPE_CHECKING:
     from benchmark.upstream import Upstream
@@ -52,9 +54,10 @@ class Settings:
 
 @dataclass(frozen=True)
 class Done:
-    """How a half of a trial ended. ``busy``: another run is at it; ask again later."""
+    """How a stage of a trial ended. ``busy``: another run is at it, ask again later; ``lost``: the
+    images it needs are damaged; ``storage``: nothing can be written, so the run must end."""
 
-    status: Literal["ok", "skipped", "failed", "busy", "storage"]
+    status: Literal["ok", "skipped", "failed", "busy", "lost", "storage"]
     reason: str = ""
 
 
@@ -83,9 +86,11 @@ class _Worker:
             self.upstreams[name] = open_upstream(name, spec, self.root, self.device)
         return self.upstreams[name]
 
-    def environment(self) -> dict[str, Any]:
-        found = environment(self.root, self.device, self.settings.threads)
-        return found.model_dump(mode="json")
+    def environment(self) -> Environment:
+        return environment(self.root, self.device, self.settings.threads)
+
+    def resolve(self, job: Job) -> Trial:
+        return job.resolve(self.registry, self.protocol)
 
     def progress(self, label: str) -> Progress:
         """At most ten datagrams a second; a lost one costs a flicker of a bar."""
@@ -118,10 +123,12 @@ def start(settings: Settings) -> None:
     _worker = _Worker(settings)
 
 
-def prepare(upstream: str, parts: tuple[str, ...]) -> Done:
-    """Loads the upstream's parts and builds what is cached on disk (features, index), with all
-    cores: it belongs to the upstream, so no trial is charged for it."""
+def prepare(upstream: str, parts: tuple[Part, ...]) -> Done:
+    """Loads the upstream's parts, builds what is cached on disk (features, index) and counts what
+    one image costs, with all cores: it belongs to the upstream, so no trial is charged for it."""
     import torch
+
+    from benchmark.upstream.cost import image_tflops
 
     worker = _running()
     torch.set_num_threads(os.cpu_count() or 1)
@@ -129,44 +136,48 @@ def prepare(upstream: str, parts: tuple[str, ...]) -> Done:
         with _faults() as ended:
             opened = worker.upstream(upstream)
             opened.progress = worker.progress(upstream)
-            for part in parts:
-                getattr(opened, part)
+            image_tflops(opened)
+            opened.load(parts)
         return ended[0]
     finally:
         torch.set_num_threads(worker.settings.threads)
 
 
-def run_augment(job: Job, trial_id: str) -> Done:
-    """The first half; leaves ``augment/`` in the trial's folder."""
+def run_augment(job: Job, images_id: str) -> Done:
+    """The first stage; leaves ``augment/`` in the folder of the images."""
     worker = _running()
     with _faults() as ended:
-        trial = _resolve(worker, job, trial_id)
-        folder = worker.store.trial_folder(trial.task.name, trial.call.label, trial.id)
-        with worker.store.lock(trial.id):
-            if worker.store.read_augmented(folder, decode) is None:
-                upstream = worker.upstream(trial.upstream)
-                tell = worker.progress(_label(trial))
-                made = augment(trial, upstream, worker.environment(), tell)
-                worker.store.write_augmented(folder, made, encode_png)
+        trial = worker.resolve(job)
+        _same(trial.images_id, images_id)
+        with worker.store.lock(images_id):
+            if worker.store.read_augmented(trial.place, decode) is None:
+                made = augment(
+                    trial,
+                    worker.upstream(trial.upstream),
+                    worker.environment(),
+                    worker.progress(_label(trial)),
+                    worker.store.stall_report(images_id),
+                )
+                worker.store.write_augmented(trial.place, made, encode_png)
     return ended[0]
 
 
-def run_classify(job: Job, trial_id: str, classifier: str, control_id: str) -> Done:
-    """The second half; leaves ``<classifier>/`` in the trial's folder."""
+def run_evaluate(job: Job, trial_id: str, classifier: str, control_id: str) -> Done:
+    """The second stage; leaves the row's folder beside ``augment/``."""
     worker = _running()
     with _faults() as ended:
-        trial = _resolve(worker, job, trial_id)
-        folder = worker.store.trial_folder(trial.task.name, trial.call.label, trial.id)
+        trial = worker.resolve(job)
+        _same(trial.id, trial_id)
         record_id = trial.record_id(classifier)
         with worker.store.lock(record_id):
-            if worker.store.read(folder, classifier, record_id) is None:
-                made = worker.store.read_augmented(folder, decode)
+            if worker.store.read(trial.place, classifier, record_id) is None:
+                made = worker.store.read_augmented(trial.place, decode)
                 if made is None:
-                    raise BenchError(f"{folder / 'augment'}: damaged; run the command again")
+                    return Done("lost", f"{trial.call.label!r}: its images were damaged twice")
                 upstream = worker.upstream(trial.upstream)
                 tell = worker.progress(_label(trial))
-                record, table = classify(trial, classifier, made, upstream, control_id, tell)
-                worker.store.write_record(folder, record, table)
+                record, table = evaluate(trial, classifier, made, upstream, control_id, tell)
+                worker.store.write_record(trial.place, record, table)
     return ended[0]
 
 
@@ -176,10 +187,10 @@ def claim_device(wanted: str, folder: Path) -> str:
     first where all are taken."""
     import torch
 
-    if wanted != "auto":
-        return wanted
-    if not torch.cuda.is_available():
-        return "mps" if torch.backends.mps.is_available() else "cpu"
+    from benchmark.upstream.loading import pick_device
+
+    if wanted != "auto" or not torch.cuda.is_available():
+        return pick_device(wanted)
     from filelock import FileLock, Timeout
 
     for number in range(torch.cuda.device_count()):
@@ -196,7 +207,7 @@ _claimed: list[Any] = []  # held until the process ends
 
 @contextmanager
 def _faults() -> Iterator[list[Done]]:
-    """Turns what a half may raise into a ``Done`` that can be sent to the parent."""
+    """Turns what a stage may raise into a ``Done`` that can be sent to the parent."""
     from filelock import Timeout
 
     ended = [Done("ok")]
@@ -214,15 +225,13 @@ def _faults() -> Iterator[list[Done]]:
         ended[0] = Done("failed", f"out of memory: {error}")
 
 
-def _resolve(worker: _Worker, job: Job, trial_id: str) -> Trial:
-    trial = job.resolve(worker.registry, worker.protocol)
-    if trial.id != trial_id:
+def _same(found: str, expected: str) -> None:
+    if found != expected:
         raise BenchError("the method, task or data changed while it was running; run it again")
-    return trial
 
 
 def _label(trial: Trial) -> str:
-    return f"{trial.call.label} x {trial.task.name} x seed {trial.seed}"
+    return f"{trial.call.label} x {trial.task.name} x split {trial.seeds.split}"
 
 
 def _running() -> _Worker:

@@ -1,55 +1,54 @@
-"""Accuracy and paired gain with intervals over seeds and test images, and tests over seeds.
+"""Accuracy and paired gain with intervals over splits and test images, and tests over splits.
 
-All seeds of a task share its test images, so seeds and images are crossed factors. Both are
+All splits of a task share its test images, so splits and images are crossed factors. Both are
 resampled together, each on its own: the pigeonhole bootstrap (Owen 2007, Annals of Applied
 Statistics 1(2)). Resampling images alone would take the luck of a few splits for the method's.
-Owen shows its variance to err on the large side; where seeds differ much and are few the
+Owen shows its variance to err on the large side; where splits differ much and are few the
 percentile interval errs on the small side. Simulated 95 % intervals of a gain hold the truth in
-93 to 99 % of cases with five seeds, in 89 to 100 % with three.
+93 to 99 % of cases with five splits, in 89 to 100 % with three.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
-Metric = Literal["top1", "mean_per_class"]
+from benchmark.records.score import Metric, metric_of, strata_of
 
 RESAMPLES = 4000
 LEVEL = 0.95
 _CHUNK = 1 << 22  # image weights held at a time, 4 bytes each
-_EXACT_SEEDS = 16  # up to here all 2^n signs are tried: 65,536
+_EXACT_SPLITS = 16  # up to here all 2^n signs are tried: 65,536
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over seeds with its bootstrap 95 % percentile interval.
+    """A mean over splits with its bootstrap 95 % percentile interval.
 
-    With ``n_seeds`` 1 only the test images were resampled: the interval then says nothing
+    With ``n_splits`` 1 only the test images were resampled: the interval then says nothing
     about other splits and training runs.
     """
 
     value: float
     low: float
     high: float
-    n_seeds: int
+    n_splits: int
     n_test: int
 
 
 @dataclass(frozen=True)
 class PairedTest:
-    """A two-sided sign-flip test of paired differences over seeds.
+    """A two-sided sign-flip test of paired differences over splits.
 
-    ``smallest_p`` is what it could reach at best with this many seeds, 2^(1-n): five seeds
+    ``smallest_p`` is what it could reach at best with this many splits, 2^(1-n): five splits
     cannot fall below 0.0625, however large the difference.
     """
 
     p_value: float
     smallest_p: float
-    n_seeds: int
+    n_splits: int
 
 
 def interval(
@@ -60,10 +59,10 @@ def interval(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Estimate:
-    """The metric's mean over seeds, seeds and test images resampled together.
+    """The metric's mean over splits, splits and test images resampled together.
 
     Args:
-        correct: [S, N], whether each of N test images was right with each of S seeds.
+        correct: [S, N], whether each of N test images was right with each of S splits.
         labels: int [N]; needed for ``mean_per_class``.
 
     Raises:
@@ -71,7 +70,7 @@ def interval(
     """
     strata = strata_of(correct, labels, metric)
     bootstrap = image_bootstrap(correct, strata, resamples, seed)
-    resampled = over_seeds(bootstrap, range(len(correct)), seed)
+    resampled = over_splits(bootstrap, range(len(correct)), seed)
     return estimate(metric_of(correct, strata), resampled, np.shape(correct)[1])
 
 
@@ -84,7 +83,7 @@ def paired_gain(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Estimate:
-    """The metric's mean difference, -1..1; row s of both arrays is one seed, column n one test
+    """The metric's mean difference, -1..1; row s of both arrays is one split, column n one test
     image. The metric is linear in ``correct``, so differences are resampled like scores.
 
     Raises:
@@ -100,8 +99,8 @@ def paired_gain(
 
 
 def paired_test(gains: Sequence[float] | np.ndarray, *, seed: int = 0) -> PairedTest:
-    """Whether paired differences, one per seed, centre on zero (two-sided; every sign is as
-    likely under the null hypothesis). Exact up to 16 seeds, then 65,536 random signs.
+    """Whether paired differences, one per split, centre on zero (two-sided; every sign is as
+    likely under the null hypothesis). Exact up to 16 splits, then 65,536 random signs.
 
     Raises:
         ValueError: no difference is given.
@@ -109,15 +108,15 @@ def paired_test(gains: Sequence[float] | np.ndarray, *, seed: int = 0) -> Paired
     differences = np.asarray(gains, np.float64)
     if differences.ndim != 1 or not len(differences):
         raise ValueError(f"gains must be [S] with S >= 1, got {differences.shape}")
-    n_seeds = len(differences)
-    if n_seeds <= _EXACT_SEEDS:
-        flipped = (np.arange(2**n_seeds)[:, None] >> np.arange(n_seeds)) & 1
+    n_splits = len(differences)
+    if n_splits <= _EXACT_SPLITS:
+        flipped = (np.arange(2**n_splits)[:, None] >> np.arange(n_splits)) & 1
     else:
-        flipped = np.random.default_rng(seed).integers(0, 2, (2**_EXACT_SEEDS, n_seeds))
+        flipped = np.random.default_rng(seed).integers(0, 2, (2**_EXACT_SPLITS, n_splits))
         flipped[0] = 0  # what was observed is one of the patterns
     sums = np.abs((1 - 2 * flipped) @ differences)
     extreme = sums >= sums[0] * (1 - 1e-9)  # equal up to rounding
-    return PairedTest(float(extreme.mean()), 2.0 ** (1 - n_seeds), n_seeds)
+    return PairedTest(float(extreme.mean()), 2.0 ** (1 - n_splits), n_splits)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -127,19 +126,6 @@ def holm(p_values: Sequence[float]) -> list[float]:
     adjusted = np.empty_like(p)
     adjusted[order] = np.minimum(np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)), 1)
     return [float(value) for value in adjusted]
-
-
-def strata_of(correct: np.ndarray, labels: np.ndarray | None, metric: Metric) -> list[np.ndarray]:
-    """The columns that are averaged first: all at once, or class by class."""
-    shape = np.shape(correct)
-    if len(shape) != 2 or 0 in shape:
-        raise ValueError(f"correct must be [S, N] with S, N >= 1, got {shape}")
-    if metric == "top1":
-        return [np.arange(shape[1])]
-    if labels is None or np.shape(labels) != shape[1:]:
-        given = None if labels is None else np.shape(labels)
-        raise ValueError(f"mean_per_class needs labels of shape {shape[1:]}, got {given}")
-    return [np.flatnonzero(np.asarray(labels) == label) for label in np.unique(labels)]
 
 
 def image_bootstrap(
@@ -175,23 +161,24 @@ def _draw(resamples: int, n: int, rng: np.random.Generator) -> np.ndarray:
     return counts.reshape(resamples, n).astype(np.float32)
 
 
-def over_seeds(bootstrap: np.ndarray, seeds: Sequence[int], seed: int) -> np.ndarray:
-    """[B, S] to [B]: the mean over resampled seeds. The same seeds are resampled in the same
+def over_splits(bootstrap: np.ndarray, splits: Sequence[int], seed: int) -> np.ndarray:
+    """[B, S] to [B]: the mean over resampled splits. The same splits are resampled in the same
     way for every method, so that methods can be compared within a resample."""
-    weights = _draw(len(bootstrap), len(seeds), np.random.default_rng([seed, 0, *seeds]))
-    means: np.ndarray = (weights * bootstrap).sum(axis=1) / len(seeds)
+    weights = _draw(len(bootstrap), len(splits), np.random.default_rng([seed, 0, *splits]))
+    means: np.ndarray = (weights * bootstrap).sum(axis=1) / len(splits)
     return means
 
 
-def estimate(per_seed: np.ndarray, resampled: np.ndarray, n_test: int) -> Estimate:
-    """From the metric per seed [S] and its mean in every resample [B]."""
+def by_split(values: np.ndarray, splits: Sequence[int]) -> tuple[np.ndarray, list[int]]:
+    """The last axis, one entry a row, to its mean over the rows of each split, ascending."""
+    names, place = np.unique(np.asarray(splits), return_inverse=True)
+    weights = np.eye(len(names))[place]
+    means: np.ndarray = values @ (weights / weights.sum(axis=0))
+    return means, names.tolist()
+
+
+def estimate(per_split: np.ndarray, resampled: np.ndarray, n_test: int) -> Estimate:
+    """From the metric per split [S] and its mean in every resample [B]."""
     tail = (1 - LEVEL) / 2
     low, high = np.quantile(resampled, [tail, 1 - tail])
-    return Estimate(float(per_seed.mean()), float(low), float(high), len(per_seed), n_test)
-
-
-def metric_of(rows: np.ndarray, strata: list[np.ndarray]) -> np.ndarray:
-    """Of every row of [R, N], float64 [R]."""
-    means = [np.asarray(rows, np.float64)[:, columns].mean(axis=1) for columns in strata]
-    found: np.ndarray = np.mean(means, axis=0)
-    return found
+    return Estimate(float(per_split.mean()), float(low), float(high), len(per_split), n_test)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, Self
 
@@ -11,18 +12,18 @@ import numpy as np
 
 from benchmark.errors import RecordError
 from benchmark.records.record import Record
+from benchmark.records.score import metric_of, strata_of
 from benchmark.statistics.estimates import (
     LEVEL,
     RESAMPLES,
     Estimate,
     PairedTest,
+    by_split,
     estimate,
     holm,
     image_bootstrap,
-    metric_of,
-    over_seeds,
+    over_splits,
     paired_test,
-    strata_of,
 )
 from benchmark.statistics.versions import select
 
@@ -53,18 +54,18 @@ class Cell:
 
 @dataclass(frozen=True)
 class Line:
-    """One method in one contest, over its seeds.
+    """One method in one contest, over its splits; draws and trainings of a split are averaged.
 
     Attributes:
-        records: the rows it is made of, by seed.
+        records: the rows it is made of, by split, draw and training.
         is_control: whether the gains of the contest are measured from it.
         accuracy: of the task's metric, 0..1.
-        gain: paired difference to the control over the seeds that both have, -1..1; None
-            for the control itself and where no seed has a control.
+        gain: paired difference to the control over the splits that both have, -1..1; None
+            for the control itself and where no split has a control.
         test: of the same pairs; None where ``gain`` is.
         p_holm: its p-value corrected for the number of methods in the contest.
         rank: best and worst rank by gain in 95 % of resamples, the control with its gain of 0
-            among them; None where no seed has a control.
+            among them; None where no split has a control.
         tflops, nfe, seconds, images: mean spend and mean number of accepted images of a trial.
     """
 
@@ -87,7 +88,7 @@ class Line:
 
     @property
     def clean(self) -> float | None:
-        """Mean over seeds of the metric on the test images that are in no flagged pair, 0..1;
+        """Mean over rows of the metric on the test images that are in no flagged pair, 0..1;
         None where a row has none."""
         values = [record.value_clean for record in self.records if record.value_clean is not None]
         return fmean(values) if len(values) == len(self.records) else None
@@ -109,7 +110,7 @@ def summarise(cells: Iterable[Cell], *, resamples: int = RESAMPLES, seed: int = 
     Raises:
         RecordError: two methods of a contest were tested on different images, or the same
             images with different labels; predictions differ from their row's ``n_correct``;
-            a control belongs to another seed.
+            a control belongs to another split.
     """
     compared, left_out = select(cells)
     lines: list[Line] = []
@@ -128,7 +129,7 @@ def paired_difference(
     seed: int = 0,
 ) -> Estimate | None:
     """Of two methods of one contest, ``first`` minus ``second`` in the task's metric, -1..1,
-    over the seeds that both have; None where they share none.
+    over the splits that both have; None where they share none.
 
     Args:
         cells: those that the lines were made of, among others.
@@ -136,8 +137,11 @@ def paired_difference(
     Raises:
         RecordError: as ``summarise``.
     """
-    other = {record.seed: record for record in second.records}
-    pairs = [(record, other[record.seed]) for record in first.records if record.seed in other]
+    pairs = [
+        (one, other)
+        for one, other in product(first.records, second.records)
+        if (one.split, one.training) == (other.split, other.training)
+    ]
     if not pairs:
         return None
     wanted = {record.record_id for pair in pairs for record in pair}
@@ -146,7 +150,7 @@ def paired_difference(
 
 
 class _Contest:
-    """Trials on the same test images that differ in method and seed only."""
+    """Trials on the same test images that differ in method and seeds only."""
 
     def __init__(self, cells: list[Cell], resamples: int, seed: int) -> None:
         first = cells[0]
@@ -165,8 +169,8 @@ class _Contest:
         gains = {place: self._gain(pair) for place, pair in pairs.items() if pair}
         ranks = _rank_intervals({place: resampled for place, (_, resampled) in gains.items()})
         tested = {
-            place: paired_test(per_seed, seed=self.seed)
-            for place, (per_seed, _) in gains.items()
+            place: paired_test(per_split, seed=self.seed)
+            for place, (per_split, _) in gains.items()
             if not _is_control(entries[place])
         }
         adjusted = dict(zip(tested, holm([test.p_value for test in tested.values()]), strict=True))
@@ -191,29 +195,29 @@ class _Contest:
         pairs = []
         for record in records:
             control = self.records.get(record.control_id)
-            if control is not None and control.seed != record.seed:
+            if control is not None and control.split != record.split:
                 raise RecordError(
-                    f"{_where(record)} names a control of another seed, {control.seed}"
+                    f"{_where(record)} names a control of another split, {control.split}"
                 )
             if control is not None:
                 pairs.append((record, control))
         return pairs
 
     def _gain(self, pairs: list[tuple[Record, Record]]) -> tuple[np.ndarray, np.ndarray]:
-        """Paired differences per seed [S], and their mean in every resample [B]."""
+        """Paired differences per split [S], and their mean in every resample [B]."""
         method, control = (
             [self.rows[record.record_id] for record in side] for side in zip(*pairs, strict=True)
         )
-        seeds = [record.seed for record, _ in pairs]
-        resampled = self.bootstrap[:, method] - self.bootstrap[:, control]
-        per_seed = self.values[method] - self.values[control]
-        return per_seed, over_seeds(resampled, seeds, self.seed)
+        rows = [record.split for record, _ in pairs]
+        per_split, splits = by_split(self.values[method] - self.values[control], rows)
+        resampled, _ = by_split(self.bootstrap[:, method] - self.bootstrap[:, control], rows)
+        return per_split, over_splits(resampled, splits, self.seed)
 
     def _accuracy(self, records: list[Record]) -> Estimate:
         rows = [self.rows[record.record_id] for record in records]
-        seeds = [record.seed for record in records]
-        resampled = over_seeds(self.bootstrap[:, rows], seeds, self.seed)
-        return estimate(self.values[rows], resampled, self.n_test)
+        per_split, splits = by_split(self.values[rows], [record.split for record in records])
+        resampled, _ = by_split(self.bootstrap[:, rows], [record.split for record in records])
+        return estimate(per_split, over_splits(resampled, splits, self.seed), self.n_test)
 
 
 def _by_id(cell: Cell) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -233,7 +237,7 @@ def _correct(cell: Cell, first: Record, ids: np.ndarray, labels: np.ndarray) -> 
     """Bool [N] in the order of ``ids``; raises ``RecordError`` where they are not the cell's."""
     record = cell.record
     own_ids, own_labels, predictions = _by_id(cell)
-    both = f"{_where(record)} and {first.method!r} (seed {first.seed})"
+    both = f"{_where(record)} and {first.method!r} (split {first.split})"
     if not np.array_equal(own_ids, ids):
         odd = sorted(set(own_ids.tolist()) ^ set(ids.tolist()))
         told = f"{len(odd)} ids differ, such as {odd[0]!r}" if odd else "an id is given twice"
@@ -251,12 +255,12 @@ def _correct(cell: Cell, first: Record, ids: np.ndarray, labels: np.ndarray) -> 
 
 
 def _where(record: Record) -> str:
-    return f"task {record.task!r}, seed {record.seed}: {record.method!r}"
+    return f"task {record.task!r}, split {record.split}: {record.method!r}"
 
 
 def _rank_intervals(resampled: dict[int, np.ndarray]) -> dict[int, tuple[int, int]]:
     """Of paired gains [B] per method: 1 is best, equal ones share the better rank. Gains, not
-    scores, so that a method with fewer seeds is not ranked by the luck of its splits."""
+    scores, so that a method with fewer splits is not ranked by the luck of its splits."""
     from scipy.stats import rankdata
 
     if not resampled:

@@ -24,7 +24,7 @@ class Compared(Generic[Row]):
 
     Attributes:
         rows: all of them; those left out may be controls of those that count.
-        methods: those that count, a list for each method, by seed.
+        methods: those that count, a list for each method, by its seeds.
     """
 
     rows: list[Row]
@@ -34,8 +34,9 @@ class Compared(Generic[Row]):
 def select(rows: Iterable[Row]) -> tuple[list[Compared[Row]], list[tuple[Record, str]]]:
     """The contests, and the rows that count in none, with the reason.
 
-    Of several versions of a task, upstream, budget, classifier or method the one with most rows
-    counts (ties: the newest), of several rows of a seed the newest. Failed and skipped trials
+    Rows of an older protocol count only where there are no newer ones. Of several versions of a
+    task, upstream, budget, classifier or method the one with most rows counts (ties: the newest), of
+    several rows of the same seeds the newest. Failed and skipped trials
     count in none.
     """
     left_out: list[tuple[Record, str]] = []
@@ -53,7 +54,7 @@ def select(rows: Iterable[Row]) -> tuple[list[Compared[Row]], list[tuple[Record,
         for entry in _grouped(contest, lambda record: record.method):
             entry, old = _prevailing(entry, lambda record: record.method_hash)
             left_out += [(row.record, "another version of the method") for row in old]
-            entry, old = _newest_by_seed(entry)
+            entry, old = _newest_by_seeds(entry)
             left_out += [(row.record, "a newer row of the same trial") for row in old]
             methods.append(entry)
         contests.append(Compared(contest, methods))
@@ -61,7 +62,7 @@ def select(rows: Iterable[Row]) -> tuple[list[Compared[Row]], list[tuple[Record,
 
 
 def counted(rows: Iterable[Row]) -> list[Row]:
-    """The rows that count, by contest, method and seed."""
+    """The rows that count, by contest, method and seeds."""
     contests, _ = select(rows)
     return [row for contest in contests for entry in contest.methods for row in entry]
 
@@ -72,15 +73,16 @@ def _contest_names(record: Record) -> Hashable:
 
 def _contest_version(record: Record) -> Hashable:
     hashes = (record.task_hash, record.upstream_hash, record.classifier_hash)
-    caps = (record.images_per_class_cap, record.tflops_cap, record.nfe_cap, record.seconds_cap)
-    return hashes + caps
+    tflops = record.tflops_cap if record.archived else None
+    caps = (record.images_per_class_cap, record.compute_cap, tflops)
+    return (record.protocol_version, *hashes, *caps)
 
 
 def _grouped(rows: list[Row], key: Callable[[Record], Any]) -> list[list[Row]]:
     """By ``key`` in its order, every group in the order of its seeds."""
 
     def order(row: Row) -> Any:
-        return key(row.record), row.record.seed, row.record.record_id
+        return key(row.record), row.record.seeds, row.record.record_id
 
     ordered = sorted(rows, key=order)
     return [list(group) for _, group in groupby(ordered, lambda row: key(row.record))]
@@ -89,21 +91,26 @@ def _grouped(rows: list[Row], key: Callable[[Record], Any]) -> list[list[Row]]:
 def _prevailing(
     rows: list[Row], version: Callable[[Record], Hashable]
 ) -> tuple[list[Row], list[Row]]:
-    """The rows of the version that most of them have (ties: the newest), and the others."""
+    """The rows of the newest protocol, of its versions the one that most of them have (ties: the
+    newest), and the others."""
     versions: dict[Hashable, list[Row]] = {}
     for row in rows:
         versions.setdefault(version(row.record), []).append(row)
     kept = max(
         versions.values(),
-        key=lambda group: (len(group), max(row.record.created for row in group)),
+        key=lambda group: (
+            group[0].record.protocol_version,
+            len(group),
+            max(row.record.created for row in group),
+        ),
     )
     return kept, [row for group in versions.values() if group is not kept for row in group]
 
 
-def _newest_by_seed(rows: list[Row]) -> tuple[list[Row], list[Row]]:
-    """One row per seed, and the others."""
-    newest: dict[int, Row] = {}
+def _newest_by_seeds(rows: list[Row]) -> tuple[list[Row], list[Row]]:
+    """One row per split, draw and training, and the others."""
+    newest: dict[tuple[int, int, int], Row] = {}
     for row in sorted(rows, key=lambda row: row.record.created):
-        newest[row.record.seed] = row
-    kept = sorted(newest.values(), key=lambda row: row.record.seed)
+        newest[row.record.seeds] = row
+    kept = sorted(newest.values(), key=lambda row: row.record.seeds)
     return kept, [row for row in rows if all(row is not other for other in kept)]

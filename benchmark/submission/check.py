@@ -8,21 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from benchmark.data.split import Split, load_split
 from benchmark.errors import DataError, RecordError
 from benchmark.images import decode, pixel_hash
+from benchmark.records.score import score
 from benchmark.records.store import StoredRecord
 from benchmark.records.tables import reject_counts
 from benchmark.schema import canonical_hash
-from benchmark.statistics.estimates import metric_of, strata_of
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from benchmark.records.record import Record
     from benchmark.registry import Registry
 
@@ -74,7 +72,7 @@ def check_records(stored: Sequence[StoredRecord], registry: Registry | None = No
 
 def name_of(record: Record) -> str:
     names = (record.task, record.method, record.budget, record.classifier)
-    return f"{' · '.join(names)} · seed {record.seed}"
+    return f"{' · '.join(names)} · split {record.split}"
 
 
 def _identity(item: StoredRecord, checked: Checked) -> Iterator[str]:
@@ -86,22 +84,15 @@ def _identity(item: StoredRecord, checked: Checked) -> Iterator[str]:
 def _score(item: StoredRecord, checked: Checked) -> Iterator[str]:
     """Counts and value from the predictions, of the clean part of the test images too."""
     record, table, flagged = item.record, item.predictions(), item.flagged()
-    found = _scored(table, record.metric)
-    if flagged is not None:
-        clean = _scored(table[~table["id"].isin(flagged["test_id"])], record.metric)
-        found |= {"n_clean": clean["n_test"], "value_clean": clean["value"]}
+    found = score(table, record.metric, () if flagged is None else flagged["test_id"])
+    if flagged is None:  # before schema version 2 nobody looked
+        found = {name: found[name] for name in ("n_test", "n_correct", "value")}
+    else:
         found |= {"flagged_pairs": len(flagged)}
     for name, value in found.items():
         stated = getattr(record, name)
         if stated != value and (None in (stated, value) or abs(stated - value) > 1e-9):
             yield f"{name} = {stated}, from the predictions {value}"
-
-
-def _scored(table: pd.DataFrame, metric: Literal["top1", "mean_per_class"]) -> dict[str, Any]:
-    labels = table["label"].to_numpy()
-    correct = (labels == table["prediction"].to_numpy())[None]
-    value = float(metric_of(correct, strata_of(correct, labels, metric))[0]) if len(table) else None
-    return {"n_test": len(table), "n_correct": int(correct.sum()), "value": value}
 
 
 def _ledger(item: StoredRecord, checked: Checked) -> Iterator[str]:
@@ -153,10 +144,10 @@ class _Data:
         task = self.registry.tasks.get(record.task) if self.registry else None
         if self.registry is None or task is None or task.hash != record.task_hash:
             return None
-        key = (record.task, record.seed)
+        key = (record.task, record.split)
         if key not in self.splits:
             try:
-                self.splits[key] = load_split(task, record.seed, self.registry.root)
+                self.splits[key] = load_split(task, record.split, self.registry.root)
             except DataError:  # not on this machine
                 self.splits[key] = None
         return self.splits[key]

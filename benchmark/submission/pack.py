@@ -30,7 +30,7 @@ def pack(results: Path, out: Path, images: int = IMAGES_PER_CLASS) -> Path:
     that lies in ``out`` besides, such as a README, stays.
 
     Args:
-        images: how many accepted images of each class are kept, of the first seed of every
+        images: how many accepted images of each class are kept, of the first split of every
             method, task, upstream and budget: enough to see what was made.
 
     Raises:
@@ -76,10 +76,10 @@ def _refuse_loss(out: Path, stored: Sequence[StoredRecord]) -> None:
         )
 
 
-def _trials(stored: Iterable[StoredRecord]) -> list[StoredRecord]:
-    """One scored record of every trial."""
+def _image_sets(stored: Iterable[StoredRecord]) -> list[StoredRecord]:
+    """One scored record of every set of images."""
     scored = (item for item in stored if item.record.value is not None)
-    return list({item.record.trial_id: item for item in scored}.values())
+    return list({item.record.images_id: item for item in scored}.values())
 
 
 def _pack_table(path: Path, name: str, stored: Sequence[StoredRecord]) -> None:
@@ -89,7 +89,7 @@ def _pack_table(path: Path, name: str, stored: Sequence[StoredRecord]) -> None:
     key = KEYS[name]
     owners = [item for item in stored if getattr(item.record, f"{name}_hash")]
     parts = []
-    for item in owners if key == "record_id" else _trials(owners):
+    for item in owners if key == "record_id" else _image_sets(owners):
         table = pa.Table.from_pandas(item.table(name), preserve_index=False)
         keys = pa.array([getattr(item.record, key)] * table.num_rows, pa.string())
         parts.append(table.add_column(0, key, keys).replace_schema_metadata())
@@ -99,23 +99,23 @@ def _pack_table(path: Path, name: str, stored: Sequence[StoredRecord]) -> None:
 
 def _pack_images(path: Path, stored: Sequence[StoredRecord], per_class: int) -> None:
     """The first accepted images of every class, without loss in a smaller format."""
-    columns: dict[str, list[Any]] = {"trial_id": [], "index": [], "label": []}
+    columns: dict[str, list[Any]] = {"images_id": [], "index": [], "label": []}
     files: list[bytes] = []
-    for item in _first_seeds(stored):
+    for item in _first_splits(stored):
         images, counts = item.images(), Counter[int]()
         for index, label in _accepted(item.ledger()):
             if counts[label] < per_class and index in images:
                 counts[label] += 1
                 files.append(_smaller(images[index]))
-                for name, value in zip(columns, (item.record.trial_id, index, label), strict=True):
+                for name, value in zip(columns, (item.record.images_id, index, label), strict=True):
                     columns[name].append(value)
     write_images(path, columns, files)
 
 
-def _first_seeds(stored: Iterable[StoredRecord]) -> list[StoredRecord]:
-    """Of every method, task, upstream and budget the trial of the smallest seed."""
+def _first_splits(stored: Iterable[StoredRecord]) -> list[StoredRecord]:
+    """Of every method, task, upstream and budget the trial of the first split."""
     first: dict[tuple[str, ...], StoredRecord] = {}
-    for item in sorted(_trials(stored), key=lambda item: item.record.seed):
+    for item in sorted(_image_sets(stored), key=lambda item: item.record.seeds):
         record = item.record
         first.setdefault((record.task, record.method, record.upstream, record.budget), item)
     return list(first.values())

@@ -9,7 +9,7 @@ classifiers.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,9 @@ from typing import Any
 from benchmark.content import file_hash
 from benchmark.data.card import Task
 from benchmark.data.split import Split, load_split
-from benchmark.protocol import PROTOCOL_VERSION, Protocol
+from benchmark.errors import ConfigError
+from benchmark.protocol import PROTOCOL_VERSION, ClassifierSpec, FinetuneSpec, Protocol
+from benchmark.records.store import Place
 from benchmark.registry import MethodCall, Registry
 from benchmark.schema import canonical_hash
 from benchmark.upstream.hashes import upstream_hash
@@ -27,26 +29,37 @@ Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
-class Trial:
-    """task x method x upstream x budget x seed, everything resolved.
+class Seeds:
+    """What chance there is in a trial, apart: the few-shot split, the images, the classifier."""
 
-    ``id`` is the hash of all that decides the images; ``record_id`` adds the classifier.
+    split: int
+    draw: int = 0
+    training: int = 0
+
+
+@dataclass(frozen=True)
+class Trial:
+    """task x method x upstream x budget x seeds, everything resolved.
+
+    ``images_id`` is the hash of all that decides the images. It holds the split only where the
+    method looks at the shots, and the draw only where it draws by chance: other trials share the
+    images. ``id`` adds the split and the seed of the training, ``record_id`` the classifier.
     """
 
     task: Task
     call: MethodCall
     upstream: str
     budget: str
-    seed: int
+    seeds: Seeds
     protocol: Protocol
     root: Path
 
     @cached_property
     def split(self) -> Split:
-        """The few-shot split of this seed; raises ``DataError``."""
-        key = (self.task.hash, self.seed, self.root)
+        """The few-shot split of its seed; raises ``DataError``."""
+        key = (self.task.hash, self.seeds.split, self.root)
         if key not in _splits:
-            _splits[key] = load_split(self.task, self.seed, self.root)
+            _splits[key] = load_split(self.task, self.seeds.split, self.root)
         return _splits[key]
 
     @cached_property
@@ -55,43 +68,77 @@ class Trial:
         return upstream_hash(self.protocol.upstream_named(self.upstream), self.root)
 
     @cached_property
-    def id(self) -> str:
-        """sha256 of the resolved configuration."""
+    def images_id(self) -> str:
+        """sha256 of what decides the images; no name of a file, an upstream or a tier is in it."""
+        facts, split = self.call.method.facts, self.split
+        upstream = self.protocol.upstream_named(self.upstream)
         return canonical_hash(
             {
                 "protocol": PROTOCOL_VERSION,
-                "task": [self.task.name, self.task.hash, self.split.hash],
+                "task": [self.task.name, self.task.hash],
+                "data": split.hash if facts.uses_shots else split.data_hash,
                 "method": [self.call.method.name, self.call.method.hash],
                 "params": self.call.params.model_dump(mode="json"),
-                "upstream": [self.upstream, self.upstream_hash],
-                "contamination": self.protocol.upstream_named(
-                    self.upstream
-                ).contamination.model_dump(mode="json"),
-                "budget": [
-                    self.budget,
-                    self.protocol.budget_named(self.budget).model_dump(mode="json"),
-                ],
-                "seed": self.seed,
+                "upstream": self.upstream_hash,
+                "contamination": upstream.contamination.model_dump(mode="json"),
+                "budget": self.protocol.budget_named(self.budget).model_dump(mode="json"),
+                "draw": self.seeds.draw if facts.stochastic else None,
             }
         )
 
+    @cached_property
+    def id(self) -> str:
+        """sha256 of the images, the split they are trained on with, and the training's seed."""
+        return canonical_hash([self.images_id, self.split.hash, self.seeds.training])
+
     def classifier_hash(self, classifier: str) -> str:
-        """sha256 of the classifier's resolved recipe, and of a file of weights it starts from;
-        raises ``DataError`` where that is missing."""
+        """sha256 of the classifier's resolved recipe, and of a file of weights it starts from.
+
+        Raises:
+            DataError: that file is missing.
+            ConfigError: published weights without a revision.
+        """
         spec = self.protocol.classifier_named(classifier)
-        weights = getattr(spec, "weights", None)
-        content = [file_hash(self.root / weights)] if weights else []
-        return canonical_hash([classifier, spec.model_dump(mode="json"), *content])
+        recipe = spec.model_dump(mode="json", exclude={"weights", "revision"})
+        weights = start_weights(spec, self.root)
+        return canonical_hash([classifier, recipe, *([weights] if weights else [])])
 
     def record_id(self, classifier: str) -> str:
         """The identity of the row this trial leaves for one classifier."""
         return canonical_hash([self.id, self.classifier_hash(classifier)])
 
+    @property
+    def place(self) -> Place:
+        """Where its results belong in a results folder."""
+        return Place(self.task.name, self.call.label, self.images_id)
+
     def with_call(self, call: MethodCall) -> Trial:
-        """The same cell with another method, such as its control."""
-        return Trial(
-            self.task, call, self.upstream, self.budget, self.seed, self.protocol, self.root
+        """The same cell with another method, such as its control. A method that draws nothing by
+        chance has one draw, 0."""
+        draw = self.seeds.draw if call.method.facts.stochastic else 0
+        return replace(self, call=call, seeds=replace(self.seeds, draw=draw))
+
+
+def start_weights(spec: ClassifierSpec, root: Path) -> str:
+    """What a classifier's pretrained weights are: the hash of a file, or a repository at its
+    revision; "" where it starts from the upstream's encoder or from nothing.
+
+    Raises:
+        DataError: the file is missing.
+        ConfigError: published weights without a revision.
+    """
+    if not isinstance(spec, FinetuneSpec) or spec.model == "encoder":
+        return ""
+    if spec.weights:
+        return file_hash(root / Path(spec.weights).expanduser())
+    if spec.revision is None:
+        raise ConfigError(
+            f"classifier model {spec.model!r}",
+            [
+                "give weights, a local file, or model = 'timm:hf-hub:<id>' with its 40-digit revision"
+            ],
         )
+    return f"{spec.model}@{spec.revision}"
 
 
 # Splits are shared by all methods of a cell: drawn once per process.
@@ -108,7 +155,7 @@ class Job:
     params: dict[str, Any]
     upstream: str
     budget: str
-    seed: int
+    seeds: tuple[int, int, int]
 
     def resolve(self, registry: Registry, protocol: Protocol) -> Trial:
         """The trial these names stand for; raises ``UnknownNameError`` or ``ConfigError``."""
@@ -118,7 +165,7 @@ class Job:
             MethodCall(method, method.params.model_validate(self.params)),
             self.upstream,
             self.budget,
-            self.seed,
+            Seeds(*self.seeds),
             protocol,
             Path(self.root),
         )
@@ -133,5 +180,5 @@ def job_of(trial: Trial) -> Job:
         trial.call.params.model_dump(mode="json"),
         trial.upstream,
         trial.budget,
-        trial.seed,
+        (trial.seeds.split, trial.seeds.draw, trial.seeds.training),
     )

@@ -2,87 +2,95 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Collection
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchmark.meter import Spend
+from benchmark.records.augmented import Augmented, AugmentFacts
 from benchmark.records.record import Environment, Record, Status
-from benchmark.records.store import Augmented
+from benchmark.records.score import score
 from benchmark.records.tables import table_hash
+from benchmark.trial import Progress, Trial
+from benchmark.trial.augment import seed_everything
 from benchmark.trial.mixing import Mixer
 
 if TYPE_CHECKING:
+    import pandas as pd
+
+    from benchmark.data.split import Split
     from benchmark.upstream import Upstream
-from benchmark.trial import Progress, Trial
-from benchmark.trial.augment import seed_everything
 
 
-def classify(
+def evaluate(
     trial: Trial,
     classifier: str,
     made: Augmented,
     upstream: Upstream,
     control_id: str,
     progress: Progress,
-) -> tuple[Record, Any]:
+) -> tuple[Record, pd.DataFrame]:
     """Trains one classifier on shots and ledger images, reads the test split once.
 
     Returns:
         The record and the predictions (columns ``id``, ``label``, ``prediction``).
     """
-    import pandas as pd
-
     from benchmark.classify import train
 
-    spec = trial.protocol.classifier_named(classifier)
+    spec, seed = trial.protocol.classifier_named(classifier), trial.seeds.training
     split = trial.split.fresh()
     started = time.perf_counter()
-    seed_everything(trial.seed)
+    seed_everything(seed)
     added = made.pixels, made.targets(len(trial.task.classes))
-    mixer = _mixer(trial, made)
-    judged = train(spec, split, added, upstream, trial.seed, upstream.device, progress, mixer)
-    facts = mixer.told(made.facts) if mixer else made.facts
-    predictions = pd.DataFrame(
-        {
-            "id": list(split.test.ids),
-            "label": split.test.labels,
-            "prediction": judged.predictions.astype("int64"),
-        }
-    )
+    mixer = _mixer(trial, made.facts)
+    trained = train(spec, split, added, upstream, seed, upstream.device, progress, mixer)
+    facts = mixer.added_to(made.facts) if mixer else made.facts
+    predictions = _table(split, trained.predictions)
     record = Record(
         **identity(trial, classifier, control_id),
-        **score(predictions, trial, made.flagged["test_id"]),
+        **score(predictions, trial.task.card.metric, made.flagged["test_id"]),
         flagged_pairs=len(made.flagged),
         **_spend(facts),
-        status=facts["status"],
-        reason=facts["reason"],
-        cap=facts["cap"],
-        val_value=judged.val_value,
-        selected=judged.selected,
+        **facts.model_dump(
+            include={"status", "reason", "cap", "ledger_hash", "contamination_hash"}
+        ),
+        val_value=trained.val_value,
+        selected=trained.selected,
         train_seconds=round(time.perf_counter() - started, 3),
-        ledger_hash=made.facts["ledger_hash"],
-        contamination_hash=made.facts["contamination_hash"],
         predictions_hash=table_hash(predictions),
         created=_now(),
-        environment=Environment(**made.facts["environment"]),
+        environment=facts.environment,
     )
     return record, predictions
 
 
-def _mixer(trial: Trial, made: Augmented) -> Mixer | None:
-    """The method's batch hook, on what the first half left of the budget."""
-    from benchmark.meter import Meter
+def _table(split: Split, predictions: np.ndarray) -> pd.DataFrame:
+    import pandas as pd
+
+    columns = {
+        "id": list(split.test.ids),
+        "label": split.test.labels,
+        "prediction": predictions.astype("int64"),
+    }
+    return pd.DataFrame(columns)
+
+
+def _mixer(trial: Trial, facts: AugmentFacts) -> Mixer | None:
+    """The method's batch hook, on what the first stage left of the budget; it draws from the seed
+    of the training."""
+    from benchmark.meter import Budget, Meter
+    from benchmark.stall import StallGuard
 
     if trial.call.method.mix is None:
         return None
-    budget = trial.protocol.budget_named(trial.budget)
-    spent = {name: Spend(**spend) for name, spend in made.facts["phases"].items()}
-    meter = Meter(budget, len(trial.task.classes), spent)
-    rng = np.random.default_rng([trial.seed, int(trial.task.hash[:8], 16), 1])
+    spec = trial.protocol.budget_named(trial.budget)
+    cap = math.inf if facts.tflops_cap is None else facts.tflops_cap
+    guard = StallGuard(trial.protocol.defaults.stall_seconds)
+    budget = Budget(spec.images_per_class, cap)
+    meter = Meter(budget, len(trial.task.classes), facts.phases, guard)
+    rng = np.random.default_rng([trial.seeds.training, int(trial.task.hash[:8], 16), 1])
     return Mixer(trial.call, meter, rng)
 
 
@@ -92,7 +100,7 @@ def failure(
     control_id: str,
     status: Status,
     reason: str,
-    environment: dict[str, Any],
+    environment: Environment,
 ) -> Record:
     """The row of a trial that gave no score."""
     return Record(
@@ -100,17 +108,17 @@ def failure(
         status=status,
         reason=reason,
         created=_now(),
-        environment=Environment(**environment),
+        environment=environment,
     )
 
 
 def identity(trial: Trial, classifier: str, control_id: str) -> dict[str, Any]:
     """The columns that are known before anything has run."""
-    budget = trial.protocol.budget_named(trial.budget)
-    method = trial.call.method
+    budget, method = trial.protocol.budget_named(trial.budget), trial.call.method
     return {
         "record_id": trial.record_id(classifier),
         "trial_id": trial.id,
+        "images_id": trial.images_id,
         "control_id": control_id,
         "task": trial.task.name,
         "method": trial.call.label,
@@ -120,14 +128,12 @@ def identity(trial: Trial, classifier: str, control_id: str) -> dict[str, Any]:
         "upstream": trial.upstream,
         "budget": trial.budget,
         "classifier": classifier,
-        "seed": trial.seed,
+        **vars(trial.seeds),
         "shots": trial.task.shots,
         "n_classes": len(trial.task.classes),
         "metric": trial.task.card.metric,
         "images_per_class_cap": budget.images_per_class,
-        "tflops_cap": budget.tflops,
-        "nfe_cap": budget.nfe,
-        "seconds_cap": budget.seconds,
+        "compute_cap": budget.compute,
         "task_hash": trial.task.hash,
         "method_hash": method.hash,
         "upstream_hash": trial.upstream_hash,
@@ -136,45 +142,16 @@ def identity(trial: Trial, classifier: str, control_id: str) -> dict[str, Any]:
     }
 
 
-def score(predictions: Any, trial: Trial, flagged: Collection[str]) -> dict[str, Any]:
-    """The metric of the task card from a prediction table: anyone can recompute it.
-
-    Args:
-        flagged: ids of the test images of which an augmented image is a copy: the clean value is
-            the metric on the others, None where there are none.
-    """
-    metric = trial.task.card.metric
-    clean = predictions[~predictions["id"].isin(flagged)]
-    return {
-        "n_test": len(predictions),
-        "n_correct": int((predictions["label"] == predictions["prediction"]).sum()),
-        "value": _metric(predictions, metric),
-        "n_clean": len(clean),
-        "value_clean": _metric(clean, metric) if len(clean) else None,
+def _spend(facts: AugmentFacts) -> dict[str, Any]:
+    """What a trial spent: by phase, and in all."""
+    totals = {
+        name: sum(getattr(spend, name) for spend in facts.phases.values())
+        for name in ("tflops", "nfe", "seconds")
     }
-
-
-def _metric(predictions: Any, metric: str) -> float:
-    """``top1``, or ``mean_per_class`` recall over the classes that have images."""
-    correct = predictions["label"] == predictions["prediction"]
-    if metric == "mean_per_class":
-        return float(correct.groupby(predictions["label"]).mean().mean())
-    return float(correct.mean())
-
-
-def _spend(facts: dict[str, Any]) -> dict[str, Any]:
-    phases = {name: Spend(**spend) for name, spend in facts["phases"].items()}
-    return {
-        "phases": phases,
-        "images_accepted": facts["images_accepted"],
-        "images_rejected": facts["images_rejected"],
-        "rejects": facts["rejects"],
-        "tflops": sum(spend.tflops for spend in phases.values()),
-        "nfe": sum(spend.nfe for spend in phases.values()),
-        "seconds": round(sum(spend.seconds for spend in phases.values()), 3),
-        "peak_memory_mb": facts["peak_memory_mb"],
-        "peak_gpu_memory_mb": facts["peak_gpu_memory_mb"],
-    }
+    same = {"images_accepted", "images_rejected", "rejects", "tflops_cap", "phases"}
+    memory = {"peak_memory_mb", "peak_gpu_memory_mb"}
+    seconds = {"seconds": round(totals["seconds"], 3)}
+    return facts.model_dump(include=same | memory) | totals | seconds
 
 
 def _now() -> str:

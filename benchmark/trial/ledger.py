@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,13 +18,12 @@ from benchmark.data.split import Split
 from benchmark.errors import MethodError
 from benchmark.images import perceptual_hash, pixel_hash
 from benchmark.labels import checked, encode
-from benchmark.protocol import BudgetSpec
+from benchmark.meter import Budget
 from benchmark.records.tables import check
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_ORIGINS = ("generated", "retrieved", "real", "transformed")
 _DECIMALS = 6  # of similarities: what two machines agree on
 _TEST_COLUMNS = ("nearest_test_id", "nearest_test_similarity")
 
@@ -40,12 +39,12 @@ class Ledger:
     """
 
     def __init__(
-        self, method: str, split: Split, budget: BudgetSpec, filters: Sequence[str] = ()
+        self, method: str, split: Split, budget: Budget, filters: Sequence[str] = ()
     ) -> None:
         self.method, self.cap, self.filters = method, budget.images_per_class, tuple(filters)
         self.size = split.task.card.image_size
         self.classes = [entry.name for entry in split.task.classes]
-        self._known = {*split.shots.ids, *split.reserve.ids}
+        self._known = {*split.shots.ids, *split.unused.ids}
         self._rows: list[tuple[dict[str, Any], np.ndarray]] = []
         self._counts: Counter[int] = Counter()
         self._batches = 0
@@ -121,11 +120,9 @@ class Ledger:
         reason: str,
     ) -> dict[str, Any]:
         facts = asdict(provenance)
-        for name, kind, *_ in _LIMITS:  # numpy's numbers as Python's
-            facts[name] = None if facts[name] is None else kind(facts[name])
         facts["parents"] = json.dumps(list(provenance.parents), ensure_ascii=False)
         if provenance.similarity is not None:
-            facts["similarity"] = round(float(provenance.similarity), _DECIMALS)
+            facts["similarity"] = round(provenance.similarity, _DECIMALS)
         return {
             "index": index,
             "label": label,
@@ -150,8 +147,12 @@ class Ledger:
         if len(told) != count:
             raise MethodError(f"{where}: {count} images but {len(told)} rows of provenance")
         for row, provenance in enumerate(told):
-            if fault := self._fault(provenance):
-                raise MethodError(f"{where}: provenance[{row}].{fault}")
+            for parent in provenance.parents:
+                if parent not in self._known and parent != provenance.corpus_id:
+                    raise MethodError(
+                        f"{where}: provenance[{row}].parents: {parent!r} is not a shot (nor, for an "
+                        "oracle, an unused training image), and not the image that corpus_id names"
+                    )
         return told
 
     def _checked_rejected(self, given: Any, count: int, where: str) -> list[str]:
@@ -171,43 +172,6 @@ class Ledger:
         if len(reasons) != count:
             raise MethodError(f"{where}: {count} images but {len(reasons)} rows of rejected")
         return [str(reason) for reason in reasons]
-
-    def _fault(self, told: Provenance) -> str:
-        """What is wrong with one row of provenance: '' where nothing is."""
-        if told.origin not in _ORIGINS:
-            return f"origin: expected one of {', '.join(_ORIGINS)}, got {told.origin!r}"
-        if not isinstance(told.source, str) or not told.source:
-            return f"source: expected a name, got {told.source!r}"
-        for name, kind, low, high in _LIMITS:
-            value = getattr(told, name)
-            if value is not None and not _is_within(value, kind, low, high):
-                what = "a text" if kind is str else f"a number in {low}..{high}"
-                return f"{name}: expected None or {what}, got {value!r}"
-        if not isinstance(told.parents, tuple | list):
-            return f"parents: expected ids, got {told.parents!r}"
-        for parent in told.parents:
-            if parent not in self._known and parent != told.corpus_id:
-                return (
-                    f"parents: {parent!r} is not a shot (nor, for an oracle, of the reserve), "
-                    "and not the image that corpus_id names"
-                )
-        return ""
-
-
-# field, type, smallest, largest
-_LIMITS: tuple[tuple[str, type, float, float], ...] = (
-    ("prompt", str, 0, 0),
-    ("corpus_id", str, 0, 0),
-    ("licence", str, 0, 0),
-    ("seed", int, 0, 2**63 - 1),
-    ("nfe", int, 0, 2**63 - 1),
-    ("rank", int, 0, 2**63 - 1),
-    ("guidance_scale", float, 0, 1e6),
-    ("similarity", float, -1.001, 1.001),
-)
-assert {name for name, *_ in _LIMITS} | {"origin", "source", "parents"} == {
-    entry.name for entry in fields(Provenance)
-}
 
 
 def _checked_pixels(given: Any, size: int, where: str) -> np.ndarray:

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchmark.errors import BenchError, BudgetStop, MethodError, Unavailable
+from benchmark.errors import BenchError, BudgetStop, MethodError, Stalled, Unavailable
 from benchmark.labels import checked
 from benchmark.meter import Meter
+from benchmark.records.augmented import AugmentFacts
 from benchmark.registry import MethodCall
 
 if TYPE_CHECKING:
@@ -45,13 +46,14 @@ class Mixer:
         if mix is None or self.stopped:
             return images, targets
         try:
-            with self.meter.alarm(PHASE):
-                self.meter.charge()  # tells that time is over where no alarm can
+            with self.meter.watching(PHASE):
                 copies = images.clone(), targets.clone()  # a cap must not leave a half-mixed batch
                 mixed = mix(*copies, self.meter, self.rng, self.call.params)
         except BudgetStop as stop:
             self.stopped = stop
             return images, targets
+        except Stalled as stall:
+            raise MethodError(f"method {self.call.label!r}, mix, was ended: {stall}") from None
         except (Unavailable, BenchError, MemoryError):
             raise
         except Exception as error:
@@ -60,14 +62,13 @@ class Mixer:
         self._batches += 1
         return _checked_batch(mixed, images, targets, where)
 
-    def told(self, facts: dict[str, Any]) -> dict[str, Any]:
-        """The facts of the trial's first half (``augment.json``), with what the hook spent and,
-        where a cap ended it, that it did."""
-        phases = {name: spend.model_dump() for name, spend in self.meter.spent().items()}
-        if self.stopped is None:
-            return {**facts, "phases": phases}
-        ended = {"status": "capped", "cap": self.stopped.unit, "reason": str(self.stopped)}
-        return {**facts, "phases": phases, **ended}
+    def added_to(self, facts: AugmentFacts) -> AugmentFacts:
+        """The facts of the trial's first stage, with what the hook spent and, where a cap ended it,
+        that it did."""
+        found: dict[str, Any] = {"phases": self.meter.spent()}
+        if self.stopped is not None:
+            found |= {"status": "capped", "cap": self.stopped.unit, "reason": str(self.stopped)}
+        return facts.model_copy(update=found)
 
 
 def _checked_batch(

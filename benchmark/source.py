@@ -1,0 +1,141 @@
+"""The meaning of a Python file, hashed: its syntax tree without what cannot change a result.
+
+Left out are comments, formatting, docstrings, annotations, imports that nothing but an annotation
+uses and the order of the others, and prose (``help``, ``title``, ``paper`` ... of a declaration).
+The tree is written down by our own rules, since Python's own texts of it differ from version to
+version.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from benchmark.schema import canonical_hash
+
+# Keywords of Facts(...) and param(...) that are shown, and never read by an algorithm.
+PROSE = {
+    "Facts": {"title", "paper", "citation", "licence"},
+    "param": {"help", "published"},
+}
+_FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+_IMPORTS = (ast.Import, ast.ImportFrom)
+
+
+def source_hash(path: Path) -> str:
+    """sha256 of a file's meaning and of the helpers beside it that it imports, directly or through
+    another: a change of one of them is another method. Where they lie and what the file itself is
+    called is no part of it.
+
+    Raises:
+        SyntaxError: one of the files is not Python.
+    """
+    trees, waiting = {path: meaning(path)}, [path]
+    while waiting:
+        for name in sorted(_imported(trees[waiting.pop()])):
+            helper = path.with_name(f"{name}.py")
+            if helper not in trees and helper.is_file():
+                trees[helper] = meaning(helper)
+                waiting.append(helper)
+    helpers = sorted(trees.keys() - {path})
+    parts = [written(trees[path]), *([helper.stem, written(trees[helper])] for helper in helpers)]
+    return canonical_hash(parts)
+
+
+def meaning(path: Path) -> ast.Module:
+    """The file's syntax tree without what cannot change a result."""
+    tree: ast.Module = _Stripped().visit(ast.parse(path.read_bytes()))
+    imports = [node for node in tree.body if isinstance(node, _IMPORTS)]
+    rest = [node for node in tree.body if not isinstance(node, _IMPORTS)]
+    used = {node.id for part in rest for node in ast.walk(part) if isinstance(node, ast.Name)}
+    tree.body = [*_needed(imports, used), *rest]
+    return tree
+
+
+def written(node: Any) -> Any:
+    """A syntax tree as plain data: the kind of each node and its fields that say something."""
+    if isinstance(node, list):
+        return [written(entry) for entry in node]
+    if not isinstance(node, ast.AST):
+        return node if isinstance(node, str | int | bool | None) else repr(node)
+    fields = {
+        name: written(value)
+        for name, value in ast.iter_fields(node)
+        if value not in (None, []) or isinstance(node, ast.Constant)
+    }
+    fields.pop("kind", None)  # the u of u"..."
+    return [type(node).__name__, fields]
+
+
+class _Stripped(ast.NodeTransformer):
+    """Takes out docstrings, annotations, prose, and what is imported for type checkers alone."""
+
+    def generic_visit(self, node: ast.AST) -> ast.AST:
+        super().generic_visit(node)
+        body = getattr(node, "body", None)
+        if isinstance(body, list):
+            kept = [entry for entry in body if not _is_text(entry)]
+            node.body = kept or [ast.Pass()] if not isinstance(node, ast.Module) else kept  # type: ignore[attr-defined]
+        if isinstance(node, _FUNCTIONS):
+            node.returns, node.type_comment = None, None
+        if isinstance(node, ast.arg):
+            node.annotation, node.type_comment = None, None
+        return node
+
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST | None:
+        """``x: int = 3`` is ``x = 3``; ``x: int`` alone is nothing."""
+        self.generic_visit(node)
+        if node.value is None:
+            return None
+        return ast.Assign(targets=[node.target], value=node.value)
+
+    def visit_If(self, node: ast.If) -> ast.AST | list[ast.stmt]:
+        self.generic_visit(node)
+        if ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING"):
+            return node.orelse
+        return node
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        self.generic_visit(node)
+        name = ast.unparse(node.func).rpartition(".")[2]
+        prose = PROSE.get(name, set())
+        node.keywords = [word for word in node.keywords if word.arg not in prose]
+        return node
+
+
+def _is_text(node: ast.AST) -> bool:
+    """A docstring, or a text that stands for a comment."""
+    return (
+        isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str)
+    )
+
+
+def _needed(imports: list[ast.Import | ast.ImportFrom], used: set[str]) -> list[ast.stmt]:
+    """One import per name that the code uses, in the order of their texts."""
+    single: dict[str, ast.stmt] = {}
+    for node in imports:
+        for alias in node.names:
+            bound = alias.asname or alias.name.partition(".")[0]
+            if bound in used or alias.name == "*":
+                one: ast.stmt = (
+                    ast.Import([alias])
+                    if isinstance(node, ast.Import)
+                    else ast.ImportFrom(node.module, [alias], node.level)
+                )
+                single[ast.unparse(one)] = one
+    return [single[text] for text in sorted(single)]
+
+
+def _imported(tree: ast.Module) -> Iterator[str]:
+    """Names that may be files of the same folder: ``from ._a import x``, ``from . import _a``,
+    anywhere in the file."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            yield (node.module or "").rpartition(".")[2]
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.Import):
+            yield from (alias.name.rpartition(".")[2] for alias in node.names)
