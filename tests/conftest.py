@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub
@@ -16,6 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image, ImageDraw
+
+from benchmark.home import cache_folder
 
 BENCH = """
 [defaults]
@@ -122,6 +124,16 @@ TinyRoot = Callable[..., Path]
 def root() -> Path:
     """The repository's root folder."""
     return Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
+    """An empty cache folder for one test."""
+    monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "cache"))
+    cache_folder.cache_clear()
+    yield tmp_path / "cache"
+    monkeypatch.undo()
+    cache_folder.cache_clear()
 
 
 @pytest.fixture

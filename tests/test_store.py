@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from filelock import Timeout
 
-from benchmark.errors import RecordError, StorageError
+from benchmark.errors import RecordError
 from benchmark.images import decode, encode_png
 from benchmark.records.record import read_record
 from benchmark.records.store import Augmented, Store, StoredRecord, read_results
@@ -56,18 +56,6 @@ def test_targets_come_back_as_they_were(tmp_path):
     assert augmented().targets(3).tolist() == [1]  # hard labels as they are
 
 
-def test_images_are_an_image_column_of_datasets(tmp_path):
-    import datasets
-
-    store = Store(tmp_path / "r")
-    store.write_augmented(tmp_path / "r" / "t", augmented(), encode_png)
-    files = str(tmp_path / "r" / "t" / "augment" / "images.parquet")
-    table = datasets.load_dataset(
-        "parquet", data_files=files, split="train", cache_dir=str(tmp_path / "cache")
-    )
-    assert table[0]["image"].size == (32, 32)
-
-
 @pytest.mark.parametrize(
     "name", ["ledger.parquet", "images.parquet", "contamination.parquet", "augment.json"]
 )
@@ -90,22 +78,6 @@ def test_a_record_counts_only_with_its_predictions(tmp_path):
     assert store.read(tmp_path / "t", "linear-probe", row.record_id) is None
     with pytest.raises(RecordError, match="predictions_hash"):
         StoredRecord(row, tmp_path / "t" / "linear-probe").predictions()
-
-
-def test_nothing_is_left_of_a_write_that_fails(tmp_path):
-    def fill(folder):
-        (folder / "half").write_text("x")
-        raise OSError(28, "No space left on device")
-
-    with pytest.raises(StorageError, match="disk is full"):
-        Store(tmp_path).write(tmp_path / "t" / "final", fill)
-    assert list((tmp_path / "t").iterdir()) == []
-
-
-def test_what_a_killed_run_left_is_cleared_by_the_next(tmp_path):
-    (tmp_path / "t" / ".tmp-final-123").mkdir(parents=True)
-    Store(tmp_path).write(tmp_path / "t" / "final", lambda folder: None)
-    assert [path.name for path in (tmp_path / "t").iterdir()] == ["final"]
 
 
 def test_a_lock_is_held_once(tmp_path):

@@ -15,7 +15,6 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from benchmark.errors import BudgetStop, ConfigError, DataError, MethodError, StorageError
-from benchmark.home import cache_folder
 from benchmark.images import decode
 from benchmark.meter import Meter
 from benchmark.upstream import Neighbours, Upstream, open_upstream
@@ -46,15 +45,6 @@ def no_network(monkeypatch):
     for name in ("connect", "connect_ex"):
         monkeypatch.setattr(socket.socket, name, refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
-
-
-@pytest.fixture
-def own_cache(monkeypatch, tmp_path):
-    monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "cache"))
-    cache_folder.cache_clear()
-    yield tmp_path / "cache"
-    monkeypatch.undo()
-    cache_folder.cache_clear()
 
 
 # --- corpus -------------------------------------------------------------------------------------
