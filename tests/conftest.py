@@ -138,3 +138,15 @@ def script(root: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Modul
     of them is run."""
     monkeypatch.syspath_prepend(root / "pocket" / "build")
     return importlib.import_module
+
+
+@pytest.fixture
+def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
+    """An empty cache folder for one test."""
+    from benchmark.home import cache_folder
+
+    monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "cache"))
+    cache_folder.cache_clear()
+    yield tmp_path / "cache"
+    monkeypatch.undo()
+    cache_folder.cache_clear()
