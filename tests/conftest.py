@@ -1,121 +1,27 @@
-"""Fixtures that several test files share."""
+"""Fixtures that several test files share. What they are made of is in ``tests.helpers``, imported
+where it is used: most tests need no torch."""
 
 from __future__ import annotations
 
-import hashlib
-import io
+import importlib
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub
 os.environ.setdefault("BENCH_CACHE", str(Path(__file__).parents[1] / ".pytest_cache/augbench"))
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-from PIL import Image, ImageDraw
 
 from benchmark.home import cache_folder
+from tests.helpers import roots
 
-BENCH = """
-[defaults]
-upstream = "pocket"
-budget = "S"
-classifiers = ["resnet-scratch", "linear-probe"]
-seeds = [0, 1]
-control = "none"
-
-[upstream.pocket]
-title = "The pocket upstream"
-corpus = { data_files = ["pocket/corpus/train.parquet"], licence = "license" }
-encoder = { model = "local-dir:pocket/clip" }
-generator = { model = "pocket/stable-diffusion", size = 32, batch_size = 8 }
-
-[budget.S]
-images_per_class = 2
-tflops = 5
-nfe = 2000
-seconds = 120
-
-[classifier.resnet-scratch]
-kind = "scratch"
-layers = [1, 1, 1]
-width = 8
-steps = 6
-batch_size = 8
-lr = 3e-3
-weight_decay = 0.05
-checkpoints = 2
-
-[classifier.linear-probe]
-kind = "probe"
-steps = 20
-batch_size = 8
-lr = 1e-2
-weight_decays = [0.0, 1e-2]
-"""
-
-CARD = """
-name = "shapes"
-title = "Shapes"
-description = "Discs and squares, drawn for the tests."
-licence = "CC0-1.0"
-homepage = "https://example.org/shapes"
-citation = "The tests (2026)"
-shots = [1, 3]
-image_size = 32
-flip = true
-prompts = ["an emoji of {{name}}"]
-queries = ["an emoji of {{name}}"]
-split.rule = "carve"
-split.test_fraction = 0.5
-split.val_per_class = 1
-train.path = "data/shapes.parquet"
-train.sha256 = "{sha256}"
-train.rows = {rows}
-classes = [
-  {{ label = 0, name = "red circle" }},
-  {{ label = 1, name = "green circle" }},
-  {{ label = 2, name = "blue square" }},
-]
-"""
-
-NONE = '''
-"""Adds nothing."""
-
-from benchmark import Facts
-
-FACTS = Facts(title="No augmentation", family="control", adds_images=False)
-
-
-def augment(shots, upstream, meter, rng, params):
-    yield from ()
-'''
-
-REPEAT = '''
-"""The shots again, with a little noise."""
-
-import benchmark
-import numpy as np
-
-FACTS = benchmark.Facts(title="Repeated shots", family="classical")
-
-
-class Params(benchmark.Params):
-    noise: int = benchmark.param(8, help="largest change of a pixel", ge=0, le=64)
-
-
-def augment(shots, upstream, meter, rng, params):
-    for _ in range(meter.budget.images_per_class):
-        for label in range(len(shots.classes)):
-            row = int(rng.choice(shots.rows(label)))
-            noise = rng.integers(-params.noise, params.noise + 1, shots.images[row].shape)
-            pixels = np.clip(shots.images[row] + noise, 0, 255).astype(np.uint8)
-            told = benchmark.Provenance("transformed", "noise", parents=(shots.ids[row],))
-            yield benchmark.Images(pixels[None], [label], [told])
-'''
+if TYPE_CHECKING:
+    from benchmark.upstream.generator import Generator
+    from tests.helpers.generators import LoadedPipeline
 
 TinyRoot = Callable[..., Path]
 
@@ -124,6 +30,9 @@ TinyRoot = Callable[..., Path]
 def root() -> Path:
     """The repository's root folder."""
     return Path(__file__).resolve().parents[1]
+
+
+# --- a root of its own --------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -138,25 +47,25 @@ def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]
 
 @pytest.fixture
 def tiny_root(tmp_path: Path, root: Path) -> TinyRoot:
-    """A function that writes a root folder of its own: ``bench.toml`` with the pocket upstream
-    and short recipes, a task of 3 x 12 drawn images (``shapes-1shot``, ``shapes-3shot``), and
-    the methods ``none``, ``repeat`` and any others given as ``name=source``."""
+    """A function that writes a root folder (``roots.write_root``), with methods that are given as
+    ``name=source`` beside its own."""
 
     def make(name: str = "tiny", **methods: str) -> Path:
-        folder = tmp_path / name
-        for inner in ("tasks", "methods", "data"):
-            (folder / inner).mkdir(parents=True)
-        (folder / "bench.toml").write_text(BENCH)
-        (folder / "pocket").symlink_to(root / "pocket")
-        path = folder / "data" / "shapes.parquet"
-        pq.write_table(shapes_table(), path)
-        card = CARD.format(sha256=_sha256(path), rows=36)
-        (folder / "tasks" / "shapes.toml").write_text(card)
-        for method, source in {"none": NONE, "repeat": REPEAT, **methods}.items():
-            (folder / "methods" / f"{method}.py").write_text(source)
-        return folder
+        roots.write_root(tmp_path / name, root / "pocket", methods)
+        return tmp_path / name
 
     return make
+
+
+@pytest.fixture
+def shapes(tiny_root: TinyRoot) -> Path:
+    """A tiny root as it is."""
+    return tiny_root()
+
+
+@pytest.fixture
+def change_rows() -> Callable[[Path, Callable[[list[dict]], object]], None]:
+    return roots.change_rows
 
 
 @pytest.fixture
@@ -171,48 +80,72 @@ def edit() -> Callable[[Path, str, str], None]:
     return replace
 
 
-@pytest.fixture
-def shapes(tiny_root: TinyRoot) -> Path:
-    """A tiny root as it is."""
-    return tiny_root()
+# --- the page -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of what is made once: ``results`` and the ``site`` built of them."""
+    return tmp_path_factory.mktemp("page")
 
 
 @pytest.fixture
-def change_rows() -> Callable[[Path, Callable[[list[dict]], object]], None]:
-    """A function that rewrites the table of a tiny root and declares it rightly in the card, so
-    that only what the test attacks is wrong."""
+def contest(tiny_root: TinyRoot, tmp_path: Path, written: Path) -> tuple[Path, Path]:
+    """A root, and results of a retrieval that leads, on three seeds and two classifiers; one
+    trial failed. A copy for every test."""
+    from tests.helpers import pages
 
-    def change(folder: Path, changed: Callable[[list[dict]], object]) -> None:
-        path, card = folder / "data" / "shapes.parquet", folder / "tasks" / "shapes.toml"
-        rows = pq.read_table(path).to_pylist()
-        text = card.read_text().replace(_sha256(path), "{sha256}")
-        text = text.replace(f"rows = {len(rows)}", "rows = {rows}")
-        changed(rows)
-        pq.write_table(pa.Table.from_pylist(rows), path)
-        text = text.replace("{sha256}", _sha256(path)).replace("{rows}", str(len(rows)))
-        card.write_text(text)
-
-    return change
+    root = tiny_root(find=pages.FIND, paint=pages.PAINT)
+    if not (written / "results").exists():
+        pages.write_contest(root, written / "results")
+    shutil.copytree(written / "results", tmp_path / "results")
+    return root, tmp_path / "results"
 
 
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+@pytest.fixture
+def site(contest: tuple[Path, Path], written: Path) -> Path:
+    """The site of that contest, for tests that only read it."""
+    from benchmark.leaderboard.site import build_site
+
+    root, folder = contest
+    if not (written / "site").exists():
+        build_site(folder, root, written / "site")
+    return written / "site"
 
 
-def shapes_table(per_class: int = 12, size: int = 32) -> pa.Table:
-    """id, image {bytes, path}, label 0..2: discs and squares of varying place and size."""
-    rng = np.random.default_rng(0)
-    colours = [(214, 40, 40), (40, 160, 70), (30, 90, 200)]
-    rows = []
-    for index in range(3 * per_class):
-        label = index % 3
-        x, y, radius = rng.integers(11, 21, 2).tolist() + [int(rng.integers(6, 10))]
-        image = Image.new("RGB", (size, size), "white")
-        draw = ImageDraw.Draw(image)
-        shape = draw.rectangle if label == 2 else draw.ellipse
-        shape((x - radius, y - radius, x + radius, y + radius), fill=colours[label])
-        buffer = io.BytesIO()
-        image.save(buffer, "PNG")
-        picture = {"bytes": buffer.getvalue(), "path": None}
-        rows.append({"id": f"shapes/{index:02}", "image": picture, "label": label})
-    return pa.Table.from_pylist(rows)
+# --- generators of other shapes -----------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=["sd1", "sd2", "sdxl"])
+def pipeline(
+    request: pytest.FixtureRequest, root: Path, tmp_path_factory: pytest.TempPathFactory
+) -> LoadedPipeline:
+    """A tiny pipeline of a published shape, loaded once for a file of tests."""
+    from tests.helpers.generators import load_pipeline
+
+    return load_pipeline(request.param, root, tmp_path_factory.mktemp("pipelines"))
+
+
+@pytest.fixture
+def loaded(pipeline: LoadedPipeline) -> Iterator[LoadedPipeline]:
+    """That pipeline; whatever a test does with it, its weights and layers are put back."""
+    from tests.helpers.upstreams import weight_hashes
+
+    yield pipeline
+    assert weight_hashes(pipeline.upstream) == pipeline.before
+
+
+@pytest.fixture
+def generator(loaded: LoadedPipeline) -> Generator:
+    return loaded.generator
+
+
+# --- the scripts that make the pocket -----------------------------------------------------------
+
+
+@pytest.fixture
+def script(root: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
+    """A function that imports one of them. They import one another by name, as they do when one
+    of them is run."""
+    monkeypatch.syspath_prepend(root / "pocket" / "build")
+    return importlib.import_module

@@ -1,5 +1,5 @@
 """Pseudo-words, LoRA and whole weights: trained, then put back to the bit, on folders of the shapes
-of Stable Diffusion 1, 2 and XL (``tests.folders``)."""
+of Stable Diffusion 1, 2 and XL (``tests.helpers.pipelines``)."""
 
 from __future__ import annotations
 
@@ -20,14 +20,7 @@ from benchmark.upstream.adapters import (
     unfrozen,
 )
 from benchmark.upstream.generator import Generator
-from tests.opened import (  # noqa: F401
-    TEXTS,
-    draw,
-    generator,
-    left_as_it_was,
-    loss_at,
-    opened,
-)
+from tests.helpers.generators import TEXTS, draw, loss_at
 
 # --- pseudo-words -------------------------------------------------------------------------------
 
@@ -48,8 +41,8 @@ def test_a_small_vocabulary_has_few_rare_words(generator):
         rare_words(generator.pipeline, 10**6)
 
 
-def test_pseudo_words_change_the_prompts_they_stand_in_and_no_other(opened):
-    generator = opened.generator
+def test_pseudo_words_change_the_prompts_they_stand_in_and_no_other(loaded):
+    generator = loaded.generator
     word, other = rare_words(generator.pipeline, 2, avoid=TEXTS)
     texts = [f"an emoji of a {word}", f"an emoji of a {other}", *TEXTS]
     plain = generator.condition(texts)
@@ -126,16 +119,16 @@ def test_what_is_several_tokens_is_no_pseudo_word(generator):
     assert [encoder.get_input_embeddings() for encoder in encoders(generator)] == before
 
 
-def test_a_prompt_with_a_pseudo_word_is_pooled_where_it_ends(opened):
+def test_a_prompt_with_a_pseudo_word_is_pooled_where_it_ends(loaded):
     """The encoders of 1.5 and XL take the largest token id for the end of a prompt: a token
     that was added to the vocabulary would be taken for it, a rare word of it is not."""
-    pipeline = opened.generator.pipeline
+    pipeline = loaded.generator.pipeline
     for word in rare_words(pipeline, 20):
         for tokenizer, _ in text_parts(pipeline):
             ids = tokenizer(f"{word} on a hat", return_tensors="pt").input_ids
             assert ids[0, 1] < tokenizer.eos_token_id == ids.max() == len(tokenizer) - 1
             assert ids[0].argmax() == ids.shape[1] - 1
-    if opened.shape != "sdxl":
+    if loaded.shape != "sdxl":
         return
     encoder, tokenizer = pipeline.text_encoder_2, pipeline.tokenizer_2
     assert encoder.config.eos_token_id == 2
@@ -143,7 +136,7 @@ def test_a_prompt_with_a_pseudo_word_is_pooled_where_it_ends(opened):
     text = f"a hat and {word}"
     with pseudo_words(pipeline, [word]) as vectors, torch.no_grad():
         vectors[1].neg_()
-        pooled = opened.generator.condition([text]).pooled
+        pooled = loaded.generator.condition([text]).pooled
         ids = tokenizer(text, padding="max_length", return_tensors="pt").input_ids
         states = encoder(ids).last_hidden_state
     end = len(tokenizer(text).input_ids) - 1

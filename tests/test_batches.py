@@ -6,24 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from benchmark.classify._batches import Data, Labelled, jitter, plan_batches, to_float
+from benchmark.classify._batches import jitter, plan_batches, to_float
 from benchmark.classify._training import (
     Normalise,
 )
+from tests.helpers.batches import data_of
 
 CPU = torch.device("cpu")
-
-
-def data_of(real, added=(), n_classes=3, val=0, flip=False, size=8) -> Data:
-    """Images that carry their own row in their pixels."""
-
-    def labelled(labels, first):
-        rows = np.arange(first, first + len(labels), dtype=np.uint8)
-        pixels = np.broadcast_to(rows[:, None, None, None], (len(rows), size, size, 3))
-        return Labelled(pixels.copy(), np.asarray(labels, np.int64))
-
-    parts = labelled(real, 0), labelled(added, len(real)), labelled([0, 1, 2, 0, 1][:val], 100)
-    return Data(*parts, n_classes=n_classes, flip=flip)
 
 
 # --- batches ----------------------------------------------------------------------------------

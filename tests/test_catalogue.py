@@ -14,7 +14,8 @@ from benchmark.records.cost import CostTable, MethodCost, read_costs
 from benchmark.registry import load_registry
 from benchmark.run.cost import stub_denoiser
 from benchmark.upstream import open_upstream
-from tests.small import budget, fashion, of_classes, small_spec
+from tests.helpers.trials import budget, fashion, of_classes
+from tests.helpers.upstreams import small_spec
 
 PAINT = """
 import benchmark
@@ -64,7 +65,7 @@ def rows(text, name):
 def test_the_committed_page_is_made_from_the_entries(root):
     """Mended by ``make docs``."""
     page = (root / "docs" / "methods.md").read_text(encoding="utf-8")
-    assert page == catalogue(load_registry(root), read_costs(root / "docs" / "spend.json"))
+    assert page == catalogue(load_registry(root), read_costs(root / "docs" / "costs.json"))
 
 
 def test_a_method_is_told_with_its_facts_and_parameters(tiny_root):
@@ -124,9 +125,9 @@ def test_a_broken_method_is_not_left_out(tiny_root):
     ],
 )
 def test_a_file_of_spend_is_validated(tmp_path, text, words):
-    (tmp_path / "spend.json").write_text(text)
+    (tmp_path / "costs.json").write_text(text)
     with pytest.raises(ConfigError, match=words):
-        read_costs(tmp_path / "spend.json")
+        read_costs(tmp_path / "costs.json")
     with pytest.raises(ConfigError, match="cannot be read"):
         read_costs(tmp_path / "absent.json")
 
@@ -136,13 +137,13 @@ def test_spend_is_measured_once_and_failures_again(tiny_root, tmp_path, monkeypa
 
     root = tiny_root(paint=PAINT, raises=RAISES, skips=SKIPS, greedy=GREEDY)
     (root / "docs").mkdir()
-    path = root / "docs" / "spend.json"
+    path = root / "docs" / "costs.json"
     path.write_text(json.dumps(CELL | {"methods": {"gone": measured()}}))
     monkeypatch.setenv("BENCH_ROOT", str(root))
     monkeypatch.setenv("BENCH_RESULTS", str(tmp_path / "results"))
 
     def run(*arguments):
-        done = CliRunner().invoke(app, ["spend", *arguments])
+        done = CliRunner().invoke(app, ["docs", "costs", *arguments])
         assert done.exit_code == 0, done.output
         return done.stdout, read_costs(path).methods
 
@@ -164,10 +165,10 @@ def test_spend_is_measured_once_and_failures_again(tiny_root, tmp_path, monkeypa
     _, again = run()
     assert again["raises"].phases == found["paint"].phases
     assert {**again, "raises": None} == {**found, "raises": None}
-    page = CliRunner().invoke(app, ["catalogue"])
+    page = CliRunner().invoke(app, ["docs", "methods"])
     assert page.exit_code == 0, page.output
     assert "1.75 (fit 0.25, generate 1.5) | 12 |" in (root / "docs" / "methods.md").read_text()
-    wrong = CliRunner().invoke(app, ["spend", "--methods", "pain"])
+    wrong = CliRunner().invoke(app, ["docs", "costs", "--methods", "pain"])
     assert isinstance(wrong.exception, UnknownNameError) and "'paint'" in str(wrong.exception)
 
 

@@ -25,7 +25,7 @@ from benchmark.errors import ConfigError, DataError
 from benchmark.protocol import FinetuneSpec, ProbeSpec, ScratchSpec, load_protocol
 from benchmark.registry import load_registry
 from benchmark.upstream import open_upstream
-from tests.test_batches import data_of
+from tests.helpers.batches import data_of
 
 CPU = torch.device("cpu")
 NOTHING = (np.zeros((0, 1, 1, 3), np.uint8), np.zeros(0, np.int64))

@@ -12,7 +12,7 @@ from benchmark.errors import RecordError
 from benchmark.images import decode
 from benchmark.records.store import read_results
 from benchmark.submission.pack import pack
-from tests.test_submission import change_line, write_results
+from tests.helpers.results import change_line, write_results
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def contact(shapes, monkeypatch):
     monkeypatch.setenv("BENCH_ROOT", str(shapes))
 
     def draw(*folders):
-        done = CliRunner().invoke(app, ["contact", *map(str, folders)])
+        done = CliRunner().invoke(app, ["docs", "sheets", *map(str, folders)])
         if done.exception and not isinstance(done.exception, SystemExit):
             raise done.exception
         assert done.exit_code == 0, done.output

@@ -20,8 +20,8 @@ from benchmark.registry import load_registry
 from benchmark.trial.contamination import examine, hamming, hashes, sketches
 from benchmark.trial.evaluate import score
 from benchmark.upstream import open_upstream
-from tests.small import small_spec
-from tests.test_records import contamination, ledger
+from tests.helpers.records import contamination, ledger
+from tests.helpers.upstreams import small_spec
 
 EXACT = ContaminationSpec(pixels=0, phash=0, cosine=1)
 

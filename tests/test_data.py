@@ -245,7 +245,7 @@ def test_no_test_image_may_be_a_training_image(shapes: Path, edit: Edit) -> None
 def test_splits_are_made_without_torch(root: Path, shapes: Path) -> None:
     code = (
         "import sys; from pathlib import Path\n"
-        "from benchmark.data.split.card import load_tasks; from benchmark.data.split import load_split\n"
+        "from benchmark.data.card import load_tasks; from benchmark.data.split import load_split\n"
         f"root = Path({str(shapes)!r})\n"
         "split = load_split(load_tasks(root / 'tasks' / 'shapes.toml')[0], 0, root)\n"
         "assert split.as_shots(True).images.shape == (3, 32, 32, 3)\n"

@@ -13,7 +13,8 @@ from benchmark.meter import Meter
 from benchmark.registry import load_registry
 from benchmark.upstream import Upstream, open_upstream
 from methods import _edits, _fractals, diff_mix, diffusemix, real_guidance
-from tests.small import budget, fashion, small_spec
+from tests.helpers.trials import budget, fashion
+from tests.helpers.upstreams import small_spec
 
 ROOT = find_root()
 METHODS = load_registry(ROOT).methods

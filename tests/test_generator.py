@@ -14,7 +14,9 @@ from benchmark.meter import Meter
 from benchmark.upstream import Upstream, open_upstream
 from benchmark.upstream.adapters import unfrozen
 from benchmark.upstream.generator import Generator, to_pixels
-from tests.small import budget, damage, small_spec
+from tests.helpers.files import damage
+from tests.helpers.trials import budget
+from tests.helpers.upstreams import small_spec
 
 
 @pytest.fixture(scope="module")

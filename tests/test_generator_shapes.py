@@ -1,5 +1,5 @@
 """The generator's own calls and every method that generates, on folders of the shapes of Stable
-Diffusion 1, 2 and XL (``tests.folders``)."""
+Diffusion 1, 2 and XL (``tests.helpers.pipelines``)."""
 
 from __future__ import annotations
 
@@ -11,23 +11,17 @@ import pytest
 import torch
 
 from benchmark.data.split import Split, load_split
+from benchmark.home import find_root
 from benchmark.meter import Meter
+from benchmark.registry import load_registry
 from benchmark.upstream import Upstream, open_upstream
 from benchmark.upstream.generator import to_pixels
-from tests.folders import CONTEXT, SIDE
-from tests.opened import (  # noqa: F401
-    TEXTS,
-    WIDTHS,
-    draw,
-    edit,
-    generator,
-    left_as_it_was,
-    loss_at,
-    opened,
-    pictures,
-)
-from tests.small import budget
-from tests.test_methods import PER_CLASS, REGISTRY, run, weights
+from tests.helpers.generators import TEXTS, WIDTHS, draw, edit, loss_at, pictures
+from tests.helpers.pipelines import CONTEXT, SIDE
+from tests.helpers.trials import PER_CLASS, budget, run_method
+from tests.helpers.upstreams import weight_hashes
+
+REGISTRY = load_registry(find_root())
 
 # --- what the generator computes ----------------------------------------------------------------
 
@@ -42,15 +36,15 @@ def test_images_are_made_of_prompts_or_of_their_conditions(generator):
     assert np.abs(plain.astype(int) - other).max() > 1
 
 
-def test_conditions_are_rows_of_tokens_and_of_whole_prompts(opened):
-    told, (width, pooled) = opened.generator.condition(TEXTS), WIDTHS[opened.shape]
+def test_conditions_are_rows_of_tokens_and_of_whole_prompts(loaded):
+    told, (width, pooled) = loaded.generator.condition(TEXTS), WIDTHS[loaded.shape]
     assert len(told) == 3 and told.embeds.shape == (3, CONTEXT, width)
     assert (told.pooled is None) == (pooled is None)
     assert pooled is None or told.pooled.shape == (3, pooled)
     chosen = told.rows([2, 0, 2])
     for part, whole in zip(chosen.tensors(), told.tensors(), strict=True):
         assert torch.equal(part, whole[[2, 0, 2]])
-    one = opened.generator.condition(TEXTS[1:2])
+    one = loaded.generator.condition(TEXTS[1:2])
     for part, whole in zip(one.tensors(), told.rows(slice(1, 2)).tensors(), strict=True):
         torch.testing.assert_close(part, whole)
     leaves = told.trained().tensors()
@@ -59,12 +53,12 @@ def test_conditions_are_rows_of_tokens_and_of_whole_prompts(opened):
 
 
 @pytest.mark.parametrize("strength", [0.0, 0.3, 0.5, 1.0])
-def test_edits_take_their_share_of_the_steps(opened, strength):
+def test_edits_take_their_share_of_the_steps(loaded, strength):
     images = pictures(3, side=20)
-    (made,) = edit(opened.generator, images, strength, parents=[["a"], ["b", "c"], []])
+    (made,) = edit(loaded.generator, images, strength, parents=[["a"], ["b", "c"], []])
     assert made.pixels.shape == (3, SIDE, SIDE, 3)
     assert [told.parents for told in made.provenance] == [("a",), ("b", "c"), ()]
-    more = opened.shape == "sd1"  # PNDM takes one step more
+    more = loaded.shape == "sd1"  # PNDM takes one step more
     assert {told.nfe for told in made.provenance} == {max(1, int(4 * strength)) + more}
 
 
@@ -81,10 +75,10 @@ def test_a_weak_edit_stays_near_its_image(generator):
 
 
 @pytest.mark.parametrize("steps", [1, 7, 49, 98])
-def test_the_weakest_edit_is_one_step_of_any_number(opened, steps):
+def test_the_weakest_edit_is_one_step_of_any_number(loaded, steps):
     """49 * (1 / 49) lies below 1, and a pipeline rounds down."""
-    (made,) = edit(opened.generator, pictures(1), 0.0, steps=steps)
-    assert made.provenance[0].nfe == 1 + (opened.shape == "sd1" and steps > 1)
+    (made,) = edit(loaded.generator, pictures(1), 0.0, steps=steps)
+    assert made.provenance[0].nfe == 1 + (loaded.shape == "sd1" and steps > 1)
 
 
 def test_latents_are_scaled_means(generator):
@@ -119,9 +113,9 @@ def test_a_prediction_is_what_a_step_of_the_pipeline_asks_for(generator):
 
 
 @pytest.mark.parametrize("timestep", [0, 1, 500, 999])
-def test_the_loss_is_of_what_the_denoiser_was_trained_to_say(opened, monkeypatch, timestep):
+def test_the_loss_is_of_what_the_denoiser_was_trained_to_say(loaded, monkeypatch, timestep):
     """By hand, from the noise schedule of the scheduler's own numbers."""
-    generator = opened.generator
+    generator = loaded.generator
     betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
     kept = (1 - betas).cumprod(0)[timestep].item()
     signal, spread = math.sqrt(kept), math.sqrt(1 - kept)
@@ -139,15 +133,15 @@ def test_the_loss_is_of_what_the_denoiser_was_trained_to_say(opened, monkeypatch
     assert seen["timesteps"].tolist() == [timestep] * 3
     noise = (seen["noisy"] - signal * latents) / spread
     assert 0.8 < noise.std() < 1.2 or spread < 0.1
-    target = signal * noise - spread * latents if opened.shape == "sd2" else noise
+    target = signal * noise - spread * latents if loaded.shape == "sd2" else noise
     torch.testing.assert_close(loss, target.square().mean((1, 2, 3)), rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
 @pytest.mark.parametrize("strength", [None, 0.0, 0.5, 1.0])
-def test_the_price_is_what_will_be_charged(opened, guidance, strength):
-    generator, meter = opened.generator, Meter(budget(), 3)
-    with opened.upstream.metered(meter):
+def test_the_price_is_what_will_be_charged(loaded, guidance, strength):
+    generator, meter = loaded.generator, Meter(budget(), 3)
+    with loaded.upstream.metered(meter):
         price = generator.estimate_tflops(3, 4, guidance, strength)
         assert meter.total().tflops == 0, "asking for the price costs"
         if strength is None:
@@ -157,7 +151,7 @@ def test_the_price_is_what_will_be_charged(opened, guidance, strength):
     spent = meter.total().tflops
     assert spent * (1 - 1e-12) <= price
     # XL's empty prompt is zeros that no encoder is asked for; in these encoders are a large part
-    saved = texts_cost(opened.upstream) if opened.shape == "sdxl" and guidance > 1 else 0
+    saved = texts_cost(loaded.upstream) if loaded.shape == "sdxl" and guidance > 1 else 0
     assert price == pytest.approx(spent + saved, rel=1e-9)
 
 
@@ -169,26 +163,26 @@ def texts_cost(upstream: Upstream) -> float:
     return meter.total().tflops
 
 
-def test_the_first_call_of_all_may_be_metered(opened, root):
+def test_the_first_call_of_all_may_be_metered(loaded, root):
     """transformers makes its encoders ready for collecting hidden states when it is first asked
     to, which is while a trial's meter counts."""
-    again = open_upstream(opened.shape, opened.upstream.spec, root, "cpu")
+    again = open_upstream(loaded.shape, loaded.upstream.spec, root, "cpu")
     meter = Meter(budget(), 3)
     with again.metered(meter):
         told = again.generator.condition(TEXTS)
-    assert meter.total().tflops == pytest.approx(texts_cost(opened.upstream))
+    assert meter.total().tflops == pytest.approx(texts_cost(loaded.upstream))
     for part, known in zip(
-        told.tensors(), opened.generator.condition(TEXTS).tensors(), strict=True
+        told.tensors(), loaded.generator.condition(TEXTS).tensors(), strict=True
     ):
         torch.testing.assert_close(part, known)
 
 
-def test_guidance_doubles_the_evaluations(opened):
+def test_guidance_doubles_the_evaluations(loaded):
     spent = []
     for guidance in (1.0, 3.0):
         meter = Meter(budget(), 3)
-        with opened.upstream.metered(meter):
-            draw(opened.generator, guidance_scale=guidance)
+        with loaded.upstream.metered(meter):
+            draw(loaded.generator, guidance_scale=guidance)
         spent.append(meter.total().nfe)
     assert spent[1] == 2 * spent[0] > 0
 
@@ -212,16 +206,16 @@ def few(root) -> Split:
     )
 
 
-@pytest.mark.parametrize("opened", ["sd1", "sdxl"], indirect=True)
+@pytest.mark.parametrize("pipeline", ["sd1", "sdxl"], indirect=True)
 @pytest.mark.parametrize(
     "name", sorted(name for name, m in REGISTRY.methods.items() if "generator" in m.facts.uses)
 )
-def test_every_method_that_generates_runs_on_every_shape(opened, name, few):
+def test_every_method_that_generates_runs_on_every_shape(loaded, name, few):
     method = REGISTRY.methods[name]
-    ledger, meter = run(method, opened.upstream, few, seed=0)
+    ledger, meter = run_method(method, loaded.upstream, few, seed=0)
     frame, (pixels, labels) = ledger.frame(), ledger.accepted()
     assert np.bincount(labels, minlength=CLASSES).tolist() == [PER_CLASS] * CLASSES
     assert (pixels.std(axis=(1, 2, 3)) > 2).all(), "flat images"
     assert meter.total().nfe >= frame["nfe"].fillna(0).sum() > 0
     assert ("fit" in meter.spent()) == (method.facts.adaptation != "none")
-    assert weights(opened.upstream) == opened.before
+    assert weight_hashes(loaded.upstream) == loaded.before

@@ -15,7 +15,7 @@ from benchmark.upstream.features import features
 from benchmark.upstream.index import choose_index
 from benchmark.upstream.index.exact import ExactIndex
 from benchmark.upstream.index.flat import FaissIndex, load_faiss
-from tests.small import small_spec, unit
+from tests.helpers.upstreams import small_spec, unit
 
 
 @pytest.fixture(scope="module")

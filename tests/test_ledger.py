@@ -15,7 +15,7 @@ from benchmark.images import perceptual_hash, pixel_hash
 from benchmark.records.tables import table_hash, tables
 from benchmark.registry import load_registry
 from benchmark.trial.ledger import Ledger
-from tests.small import budget
+from tests.helpers.trials import budget
 
 TOLD = Provenance("transformed", "test")
 

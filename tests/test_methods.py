@@ -3,29 +3,26 @@
 from __future__ import annotations
 
 import ast
-import hashlib
 import json
 import random
 from collections.abc import Iterator
-from contextlib import nullcontext, suppress
 from dataclasses import fields, replace
 
 import numpy as np
 import pytest
 import torch
 
-from benchmark.contract import Params, Shots
+from benchmark.contract import Shots
 from benchmark.data.split import load_split
-from benchmark.errors import BudgetStop
 from benchmark.home import find_root
 from benchmark.meter import Meter
 from benchmark.records.tables import table_hash
-from benchmark.registry import Method, MethodCall, load_registry
+from benchmark.registry import MethodCall, load_registry
 from benchmark.trial.augment import seed_everything
-from benchmark.trial.ledger import Ledger
 from benchmark.trial.mixing import Mixer
 from benchmark.upstream import Upstream, open_upstream
-from tests.small import budget, small_spec
+from tests.helpers.trials import PER_CLASS, budget, run_method
+from tests.helpers.upstreams import small_spec, weight_hashes
 
 ROOT = find_root()
 REGISTRY = load_registry(ROOT)  # also makes the helpers importable
@@ -33,7 +30,6 @@ REGISTRY = load_registry(ROOT)  # also makes the helpers importable
 from benchmark.entries.methods import _identifiers, _personalize  # noqa: E402
 
 TASK = "fashion-1shot"
-PER_CLASS = 2
 # Without chance by definition: the same images for every seed.
 FIXED = {
     "retrieve_text",
@@ -56,74 +52,16 @@ def split():
     return load_split(REGISTRY.task(TASK), 0, ROOT)
 
 
-def quick(method: Method) -> object:
-    """Parameters with every number of steps, and of neighbours to learn from, at 2."""
-    ends = ("steps", "neighbours")
-    steps = [name for name in method.params.model_fields if name.split("_")[-1] in ends]
-    return method.params(**dict.fromkeys(steps, 2))
-
-
-def run(
-    method: Method,
-    upstream: Upstream,
-    split,
-    seed: int,
-    shots: Shots | None = None,
-    params: Params | None = None,
-    **caps: float,
-):
-    """What a trial does with a method: ledger and meter afterwards. A method may be stopped where
-    ``caps`` are given, and nowhere else. Default: the ``quick`` parameters."""
-    seed_everything(seed)
-    meter = Meter(budget(PER_CLASS, **caps), len(split.task.classes))
-    ledger = Ledger(method.name, split, meter.budget, method.facts.filters)
-    shots = shots or split.as_shots(with_reserve=method.facts.family == "oracle")
-    given = fingerprint(shots)
-    with upstream.metered(meter), suppress(BudgetStop) if caps else nullcontext():
-        rng = np.random.default_rng(seed)
-        made = method.augment(shots, upstream, meter, rng, params or quick(method))
-        for images in made:
-            ledger.add(images)
-            if ledger.full:
-                made.close()
-                break
-    assert fingerprint(shots) == given, "the method changed its shots"
-    return ledger, meter
-
-
-def fingerprint(shots: Shots) -> str:
-    given = vars(shots)["images"]  # read so, ``Watched`` notes nothing
-    arrays = [given, shots.labels, *([shots.reserve.images] if shots.reserve else [])]
-    return hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()
-
-
-def weights(upstream: Upstream) -> dict[str, str]:
-    """Hash, and names, of all that the upstream computes with."""
-    modules = {"encoder": upstream.encoder.model} | {
-        name: part
-        for name, part in upstream.generator.pipeline.components.items()
-        if isinstance(part, torch.nn.Module)
-    }
-    hashes = {}
-    for name, module in modules.items():
-        digest = hashlib.sha256(str(module.training).encode())
-        for key, value in module.state_dict().items():
-            digest.update(key.encode() + value.float().numpy().tobytes())
-        assert not any(weight.requires_grad for weight in module.parameters()), name
-        hashes[name] = digest.hexdigest()
-    return hashes
-
-
 @pytest.fixture(scope="module")
 def before(upstream) -> dict[str, str]:
-    return weights(upstream)
+    return weight_hashes(upstream)
 
 
 @pytest.fixture(scope="module", params=sorted(REGISTRY.methods), ids=str)
 def made(request, upstream, split, before):
     """One run of each method, for all the checks below."""
     method = REGISTRY.methods[request.param]
-    return method, *run(method, upstream, split, seed=0)
+    return method, *run_method(method, upstream, split, seed=0)
 
 
 def test_every_file_loads():
@@ -178,15 +116,15 @@ def test_what_was_computed_is_charged(made):
 
 def test_the_same_seed_gives_the_same_ledger(made, upstream, split):
     method, ledger, _ = made
-    again, _ = run(method, upstream, split, seed=0)
+    again, _ = run_method(method, upstream, split, seed=0)
     assert table_hash(again.frame()) == table_hash(ledger.frame())
-    other, _ = run(method, upstream, split, seed=1)
+    other, _ = run_method(method, upstream, split, seed=1)
     same = table_hash(other.frame()) == table_hash(ledger.frame())
     assert same == (method.name in FIXED or not method.facts.adds_images)
 
 
 def test_the_upstream_is_left_as_it_was(made, upstream, before):
-    assert weights(upstream) == before
+    assert weight_hashes(upstream) == before
     denoiser = upstream.generator.pipeline.unet
     assert not getattr(denoiser, "peft_config", None), "an adapter was left in the denoiser"
 
@@ -211,7 +149,7 @@ def test_what_looks_at_the_shots_follows_their_labels(made, upstream, split):
     assert shots.labels.tolist() == list(range(len(shots.classes)))  # one shot each
     shots = replace(shots, images=shots.images[turned], ids=[shots.ids[row] for row in turned])
     watched = Watched(**{entry.name: getattr(shots, entry.name) for entry in fields(shots)})
-    again, _ = run(method, upstream, split, seed=0, shots=watched)
+    again, _ = run_method(method, upstream, split, seed=0, shots=watched)
     before, after = ledger.frame(), again.frame()
     if not watched.looked:
         assert table_hash(after) == table_hash(before)
@@ -240,7 +178,7 @@ def test_half_the_compute_is_not_overspent(made, upstream, split):
     method, ledger, meter = made
     if not (cap := meter.total().tflops / 2):
         return
-    part, spent = run(method, upstream, split, seed=0, tflops=cap)
+    part, spent = run_method(method, upstream, split, seed=0, tflops=cap)
     assert spent.total().tflops <= cap
     assert part.count <= ledger.count
     if method.facts.adaptation == "none":
@@ -256,7 +194,9 @@ def test_training_is_shortened_until_all_images_are_paid_for(name, upstream, spl
     prior = ",prior_per_class=20" if asks else ""
     call = REGISTRY.call(f"{name}[steps=4{prior}]")
     price = upstream.generator.estimate_tflops(10 * PER_CLASS, 4, call.params.guidance_scale)
-    full, spent = run(call.method, upstream, split, seed=0, tflops=price + 0.2, params=call.params)
+    full, spent = run_method(
+        call.method, upstream, split, seed=0, tflops=price + 0.2, params=call.params
+    )
     assert full.count == 10 * PER_CLASS
     assert spent.total().tflops <= price + 0.2
 

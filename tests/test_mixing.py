@@ -20,7 +20,7 @@ from benchmark.trial.augment import augment
 from benchmark.trial.evaluate import classify
 from benchmark.trial.mixing import Mixer
 from benchmark.upstream import Upstream, open_upstream
-from tests.small import budget
+from tests.helpers.trials import budget
 
 FACTS = """
 import benchmark

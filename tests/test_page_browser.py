@@ -5,8 +5,6 @@ import shutil
 
 import pytest
 
-from tests.test_page import contest, site, written  # noqa: F401 (fixtures)
-
 sync_api = pytest.importorskip("playwright.sync_api")
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
@@ -61,7 +59,7 @@ def browser():
 
 
 @pytest.fixture
-def visit(browser, site):  # noqa: F811
+def visit(browser, site):
     """A function that opens the page; ``page.heard`` holds requests, errors and dialogs."""
     contexts = []
 
@@ -93,7 +91,7 @@ def visible_contests(page):
     ]
 
 
-def test_it_opens_from_a_file_and_asks_the_network_for_nothing(visit, site):  # noqa: F811
+def test_it_opens_from_a_file_and_asks_the_network_for_nothing(visit, site):
     page = visit()
     page.locator("details").evaluate_all("all => all.forEach((each) => { each.open = true; })")
     page.mouse.wheel(0, 10_000)

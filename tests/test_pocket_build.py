@@ -6,8 +6,6 @@ import io
 import numpy as np
 import pytest
 
-from tests.scripts import build_scripts_importable, script  # noqa: F401
-
 ICONS = {
     "icons": {
         "flag-for-flag-italy": {"body": "<path id='f'/>"},

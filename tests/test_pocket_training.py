@@ -6,8 +6,6 @@ import signal
 import numpy as np
 import pytest
 
-from tests.scripts import build_scripts_importable, one_thread, script  # noqa: F401
-
 # --- training runs -------------------------------------------------------------------------------
 
 
@@ -136,7 +134,7 @@ def test_augmentation_keeps_shape_and_range(script):
     assert not torch.allclose(drawn[0], images, atol=0.05)
 
 
-def test_standardized_latents_decode_to_the_same_pictures(script, one_thread):
+def test_standardized_latents_decode_to_the_same_pictures(script):
     import torch
 
     vae_script = script("train_vae")
@@ -216,9 +214,7 @@ def run_script(script, name, work, until_step, lr):
     ("name", "steps", "lr"),
     [("train_clip", 8, 2e-4), ("train_vae", 4, 1e-3), ("train_unet", 4, 1e-3)],
 )
-def test_training_lowers_the_loss_and_resumes_exactly(
-    script, name, steps, lr, tmp_path, one_thread
-):
+def test_training_lowers_the_loss_and_resumes_exactly(script, name, steps, lr, tmp_path):
     import torch
 
     losses = run_script(script, name, tmp_path / "whole", steps, lr)

@@ -10,69 +10,9 @@ from benchmark.errors import RecordError
 from benchmark.records.record import MIGRATIONS, SCHEMA_VERSION, json_schema, read_record
 from benchmark.records.tables import check, records_frame, table_hash
 from benchmark.schema import canonical_hash
+from tests.helpers.records import GOLDEN, golden, ledger
 
-HERE = Path(__file__).parent
-GOLDEN = HERE / "golden"
-SCHEMA = HERE.parent / "docs" / f"record-v{SCHEMA_VERSION}.schema.json"
-
-
-# What a record without a score must not hold.
-UNSCORED = {
-    "cap": "",
-    "n_test": 0,
-    "n_correct": 0,
-    "value": None,
-    "n_clean": None,
-    "value_clean": None,
-    "flagged_pairs": None,
-    "predictions_hash": None,
-    "contamination_hash": None,
-}
-
-
-def golden(**changes):
-    values = json.loads((GOLDEN / f"record-v{SCHEMA_VERSION}.json").read_text())
-    return json.dumps(values | changes)
-
-
-def ledger(**changes):
-    row = {
-        "index": 0,
-        "label": 1,
-        "class_name": "cat",
-        "target": None,
-        "sha256": "0" * 64,
-        "phash": "0" * 16,
-        "origin": "generated",
-        "source": "model@1",
-        "prompt": "a cat",
-        "seed": 5,
-        "nfe": 40,
-        "guidance_scale": 3.0,
-        "corpus_id": None,
-        "rank": None,
-        "similarity": None,
-        "licence": None,
-        "parents": "[]",
-        "accepted": True,
-        "reason": "",
-        "nearest_test_id": None,
-        "nearest_test_similarity": None,
-    }
-    return pd.DataFrame([row | changes])
-
-
-def contamination(**changes):
-    row = {
-        "index": 0,
-        "test_id": "t1",
-        "reason": "perceptual",
-        "distance": 2,
-        "rms": 0.07,
-        "mirrored": True,
-        "similarity": 0.98,
-    }
-    return pd.DataFrame([row | changes])
+SCHEMA = Path(__file__).parents[1] / "docs" / f"record-v{SCHEMA_VERSION}.schema.json"
 
 
 @pytest.mark.parametrize("version", range(1, SCHEMA_VERSION + 1))

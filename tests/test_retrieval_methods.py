@@ -18,7 +18,8 @@ from benchmark.home import find_root
 from benchmark.meter import Meter
 from benchmark.registry import load_registry
 from benchmark.upstream import Neighbours, Upstream, open_upstream
-from tests.small import budget, fashion, small_spec
+from tests.helpers.trials import budget, fashion
+from tests.helpers.upstreams import small_spec
 
 ROOT = find_root()
 REGISTRY = load_registry(ROOT)  # also makes the helpers importable

@@ -10,7 +10,7 @@ from benchmark.images import decode, encode_png
 from benchmark.records.record import read_record
 from benchmark.records.store import Augmented, Store, StoredRecord, read_results
 from benchmark.records.tables import check, table_hash
-from tests.test_records import UNSCORED, contamination, golden, ledger
+from tests.helpers.records import UNSCORED, contamination, golden, ledger
 
 
 def augmented():

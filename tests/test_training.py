@@ -29,7 +29,8 @@ from benchmark.upstream.adapters import (
 from benchmark.upstream.conditioning import Conditioning
 from benchmark.upstream.generator import Generator
 from benchmark.upstream.training import Examples, denoising_loss, train
-from tests.small import budget, small_spec
+from tests.helpers.trials import budget
+from tests.helpers.upstreams import small_spec
 
 # --- the loop -----------------------------------------------------------------------------------
 

@@ -23,7 +23,9 @@ from benchmark.upstream.encoder import Encoder
 from benchmark.upstream.features import features, remembered, write_shipped
 from benchmark.upstream.index.flat import load_faiss
 from benchmark.upstream.loading import half_precision, pick_device
-from tests.small import EVERY, budget, damage, small_spec, unit
+from tests.helpers.files import damage
+from tests.helpers.trials import budget
+from tests.helpers.upstreams import EVERY, small_spec, unit
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from tests.small import UpstreamSpec, small_spec
+from benchmark.protocol import UpstreamSpec
+from tests.helpers.upstreams import small_spec
 
 SIDE = 32  # pixels; latents are an eighth of it, as in the originals
 CONTEXT = 77  # tokens of CLIP's text encoders

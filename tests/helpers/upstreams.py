@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -12,11 +12,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 
-from benchmark.contract import Shots
-from benchmark.data.split import load_split
 from benchmark.home import cache_folder
-from benchmark.protocol import BudgetSpec, UpstreamSpec
-from benchmark.registry import load_registry
+from benchmark.protocol import UpstreamSpec
+from benchmark.upstream import Upstream
 
 EVERY = 40
 torch.set_num_threads(1)  # the models are small: on a busy machine more threads only wait
@@ -39,18 +37,6 @@ def small_spec(root: Path, **changes: dict) -> UpstreamSpec:
     )
 
 
-def budget(images_per_class: int = 2, **caps: float) -> BudgetSpec:
-    """Caps that a small trial does not reach, unless they are given."""
-    return BudgetSpec(
-        **{"images_per_class": images_per_class, "tflops": 100, "nfe": 10**6, "seconds": 600} | caps
-    )
-
-
-def fashion(root: Path, seed: int = 0, with_reserve: bool = False) -> Shots:
-    """One shot of each of ten classes of clothes."""
-    return load_split(load_registry(root).task("fashion-1shot"), seed, root).as_shots(with_reserve)
-
-
 @cache
 def _corpus(root: Path) -> Path:
     path = cache_folder() / "tests" / f"every-{EVERY}.parquet"
@@ -65,30 +51,24 @@ def _corpus(root: Path) -> Path:
     return path
 
 
-def of_classes(shots: Shots, chosen: range) -> Shots:
-    """The shots, and their reserve, of a range of classes alone: fewer to compute."""
-
-    def cut(part: Shots) -> Shots:
-        rows = np.flatnonzero(np.isin(part.labels, chosen))
-        return replace(
-            part,
-            images=part.images[rows],
-            labels=part.labels[rows] - chosen.start,
-            ids=tuple(part.ids[row] for row in rows),
-            classes=part.classes[chosen.start : chosen.stop],
-        )
-
-    reserve = cut(shots.reserve) if shots.reserve is not None else None
-    return replace(cut(shots), reserve=reserve)
-
-
-def damage(path: Path, keep: float = 0.5) -> None:
-    """Truncates a file, or a link's copy of it."""
-    data = path.read_bytes()
-    path.unlink()
-    path.write_bytes(data[: int(len(data) * keep)])
-
-
 def unit(*shape: int, seed: int = 0) -> torch.Tensor:
+    """Random vectors of length 1."""
     values = torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
     return torch.nn.functional.normalize(values, dim=-1)
+
+
+def weight_hashes(upstream: Upstream) -> dict[str, str]:
+    """A hash per module of the upstream: its weights, their names, and its mode."""
+    modules = {"encoder": upstream.encoder.model} | {
+        name: part
+        for name, part in upstream.generator.pipeline.components.items()
+        if isinstance(part, torch.nn.Module)
+    }
+    hashes = {}
+    for name, module in modules.items():
+        digest = hashlib.sha256(str(module.training).encode())
+        for key, value in module.state_dict().items():
+            digest.update(key.encode() + value.float().numpy().tobytes())
+        assert not any(weight.requires_grad for weight in module.parameters()), name
+        hashes[name] = digest.hexdigest()
+    return hashes
