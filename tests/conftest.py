@@ -16,7 +16,6 @@ os.environ.setdefault("BENCH_CACHE", str(Path(__file__).parents[1] / ".pytest_ca
 
 import pytest
 
-from benchmark.home import cache_folder
 from tests.helpers import roots
 
 if TYPE_CHECKING:
@@ -33,16 +32,6 @@ def root() -> Path:
 
 
 # --- a root of its own --------------------------------------------------------------------------
-
-
-@pytest.fixture
-def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
-    """An empty cache folder for one test."""
-    monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "cache"))
-    cache_folder.cache_clear()
-    yield tmp_path / "cache"
-    monkeypatch.undo()
-    cache_folder.cache_clear()
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from benchmark.errors import BenchError, BudgetStop, MethodError, Stalled, Unavailable
-from benchmark.records.augmented import Augmented, AugmentFacts
+from benchmark.records.augmented import Augmented, AugmentFacts, Cap
 from benchmark.records.record import Environment
 from benchmark.records.tables import reject_counts, table_hash
 from benchmark.trial import Progress, Trial
