@@ -202,13 +202,13 @@ def readers(
         yield item.record.method, title, item.record.family, partial(_added, item, count)
 
 
-def _shots(task: Task, split: int, expected: str, root: Path, count: int) -> list[Shown]:
+def _shots(task: Task, seed: int, expected: str, root: Path, count: int) -> list[Shown]:
     """The first shots of every class.
 
     Raises:
         DataError: the data are missing, or draw another split than the record's.
     """
-    split = load_split(task, split, root)
+    split = load_split(task, seed, root)
     if split.hash != expected:
         raise DataError(f"task {task.name}: the data here draw another split than the record's")
     labels = split.shots.labels

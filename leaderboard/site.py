@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 
+import benchmark.leaderboard.charts as charts
 from benchmark.leaderboard.board import (
     Board,
     Contest,
@@ -34,7 +35,6 @@ from markupsafe import Markup
 
 from benchmark.errors import StorageError
 from benchmark.home import leaderboard_folder
-from benchmark.leaderboard import charts
 from benchmark.protocol import load_protocol
 from benchmark.records.record import Record
 from benchmark.records.store import read_results
