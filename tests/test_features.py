@@ -17,8 +17,9 @@ from benchmark.protocol import load_protocol
 from benchmark.upstream import open_upstream
 from benchmark.upstream.corpora.table import Corpus
 from benchmark.upstream.encoder import Encoder
-from benchmark.upstream.features import features, remembered, write_identity, write_shipped
-from tests.small import damage, small_spec
+from benchmark.upstream.features import cached_features, features, write_identity, write_shipped
+from tests.helpers.files import damage
+from tests.helpers.upstreams import small_spec
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +82,7 @@ def test_another_array_of_the_same_shape_is_not_believed(few, encoder, own_cache
     """With its own checksum, which is right for it, or without any."""
     made = np.array(features(few, encoder))
     (path,) = (own_cache / "features").glob("*.npy")
-    remembered(few.pixels([2, 1, 0], 32), encoder)
+    cached_features(few.pixels([2, 1, 0], 32), encoder)
     (other,) = set((own_cache / "features").glob("*.npy")) - {path}
     for suffix in (".npy", ".json"):
         shutil.copy(other.with_suffix(suffix), path.with_suffix(suffix))
@@ -113,12 +114,12 @@ def test_interrupted_features_leave_nothing(few, encoder, own_cache):
 
 def test_remembered_images_are_encoded_once(few, encoder, monkeypatch):
     pixels = few.pixels(range(2), 32)
-    made = remembered(pixels, encoder)
+    made = cached_features(pixels, encoder)
     assert np.allclose(made, encoder.encode_images(pixels), atol=1e-6)
     monkeypatch.setattr(encoder, "encode_images", None)  # fails where it is called
-    assert np.array_equal(remembered(pixels.copy(), encoder), made)
+    assert np.array_equal(cached_features(pixels.copy(), encoder), made)
     with pytest.raises(TypeError):
-        remembered(pixels[::-1], encoder)  # other images
+        cached_features(pixels[::-1], encoder)  # other images
 
 
 def test_a_cache_that_cannot_be_written_is_named(few, encoder, own_cache):

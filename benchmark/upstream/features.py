@@ -124,10 +124,10 @@ def _read_shipped(path: Path) -> Tensor:
         raise DataError(f"corpus: {path}: features missing or damaged: {error}") from None
 
 
-def remembered(pixels: np.ndarray, encoder: Encoder) -> np.ndarray:
+def cached_features(pixels: np.ndarray, encoder: Encoder) -> np.ndarray:
     """As ``features``, of uint8 [N, S, S, 3] that come again and again: the validation and test
-    images of a task, which every trial is judged on. Never for what a method has encoded: that
-    is charged each time."""
+    images of a task, which every trial is evaluated on. Never for what a method encodes: that is
+    charged each time."""
     content = hashlib.sha256(f"{pixels.shape}".encode())
     content.update(np.ascontiguousarray(pixels).data)
     shape = (len(pixels), encoder.dim)
