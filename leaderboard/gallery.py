@@ -41,7 +41,7 @@ ORDER = ("retrieve", "prompt", "edit", "personalize", "hybrid", "classical", "or
 class Thumb:
     """Where one thumbnail came from, in words, and whether it is flagged: near a test image."""
 
-    told: str
+    source: str
     near_test: bool = False
 
 
@@ -239,8 +239,8 @@ def _added(item: StoredRecord, count: int) -> list[Shown]:
         label, index = int(row["label"]), int(row["index"])
         if counts[label] < count and index in images:
             counts[label] += 1
-            told = _thumb(row, flagged.get(index, ""))
-            shown.append(Shown(label, images[index], told, _credit(row)))
+            thumb = _thumb(row, flagged.get(index, ""))
+            shown.append(Shown(label, images[index], thumb, _credit(row)))
     return shown
 
 

@@ -54,7 +54,7 @@ def fit(
     encoder = upstream.encoder
 
     def evaluated(pixels: np.ndarray) -> Tensor:
-        """Features of validation and test images, which every trial of a task is judged on."""
+        """Features of validation and test images, which every trial of a task is evaluated on."""
         return scaled(torch.tensor(cached_features(pixels, encoder))).to(device)
 
     decays = sorted(set(spec.weight_decays))
