@@ -22,7 +22,8 @@ ORDER = """
 errors
 home
 schema images labels entries
-contract protocol files content stall
+contract protocol files stall
+content source
 data meter
 registry flops
 records upstream
