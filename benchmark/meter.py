@@ -14,17 +14,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import Field
 
 from benchmark.errors import BudgetStop
 from benchmark.schema import Declared
 from benchmark.stall import StallGuard
-
-if TYPE_CHECKING:
-    pass
-
 
 DEFAULT_PHASE = "augment"
 

@@ -37,7 +37,7 @@ def some_correct(seeds: int = 4, share: float = 0.6) -> np.ndarray:
 def test_what_is_always_right_has_no_interval():
     found = interval(np.ones((3, 50)))
     assert (found.value, found.low, found.high) == (1, 1, 1)
-    assert (found.n_seeds, found.n_test) == (3, 50)
+    assert (found.n_splits, found.n_test) == (3, 50)
 
 
 def test_one_seed_gives_the_binomial_interval_of_its_images():
@@ -46,7 +46,7 @@ def test_one_seed_gives_the_binomial_interval_of_its_images():
     half = 1.96 * np.sqrt(0.7 * 0.3 / 1000)
     assert found.value == pytest.approx(0.7)
     assert (found.low, found.high) == pytest.approx((0.7 - half, 0.7 + half), abs=0.003)
-    assert found.n_seeds == 1
+    assert found.n_splits == 1
 
 
 def test_seeds_that_agree_on_no_image_widen_the_interval():
@@ -60,7 +60,7 @@ def test_seeds_that_agree_on_no_image_widen_the_interval():
 def test_the_variance_is_that_of_seeds_plus_that_of_images():
     """Additive effects without interaction: the two bootstrap variances add up."""
     seeds, images = RNG.normal(0, 1, (8, 1)), RNG.normal(0, 5, (1, 300))
-    resampled = core.over_seeds(
+    resampled = core.over_splits(
         core.image_bootstrap(seeds + images, [np.arange(300)], 20_000, 0), range(8), 0
     )
     expected = seeds.var() / 8 + images.var() / 300
@@ -186,7 +186,7 @@ def test_nominal_95_percent_intervals_cover_the_true_gain(sd_seed):
 def test_gains_of_one_sign_reach_the_smallest_p(n_seeds):
     found = paired_test(np.linspace(0.01, 0.02, n_seeds))
     assert found.p_value == found.smallest_p == 2.0 ** (1 - n_seeds)
-    assert found.n_seeds == n_seeds
+    assert found.n_splits == n_seeds
 
 
 def test_the_sign_flip_test_counts_signs_at_least_as_extreme():
@@ -234,6 +234,7 @@ def cell(method="none", seed=0, share=0.5, control="none", **changes) -> Cell:
     values = {
         "record_id": canonical_hash(name),
         "trial_id": canonical_hash([name, "trial"]),
+        "images_id": canonical_hash([name, "images"]),
         "control_id": canonical_hash([control, seed, *name[2:]]),
         "status": "ok",
         "task": "toy-1shot",
@@ -244,7 +245,9 @@ def cell(method="none", seed=0, share=0.5, control="none", **changes) -> Cell:
         "upstream": "toy",
         "budget": "S",
         "classifier": "probe",
-        "seed": seed,
+        "split": seed,
+        "draw": 0,
+        "training": 0,
         "shots": 1,
         "n_classes": 3,
         "metric": "top1",
@@ -253,9 +256,8 @@ def cell(method="none", seed=0, share=0.5, control="none", **changes) -> Cell:
         "value": correct / len(LABELS),
         "images_per_class_cap": 10,
         "tflops": 2.0 + seed,
+        "compute_cap": 5,
         "tflops_cap": 30,
-        "nfe_cap": 40,
-        "seconds_cap": 600,
         "predictions_hash": "7" * 64,
         "created": "2026-01-01T00:00:00+00:00",
         "environment": {
@@ -290,7 +292,7 @@ def test_a_contest_becomes_one_line_per_method():
     best, none = lines["best"], lines["none"]
     assert best.accuracy.value == pytest.approx(np.mean([row.value for row in best.records]))
     assert best.gain.value == pytest.approx(best.accuracy.value - none.accuracy.value)
-    assert best.gain.low > 0 and best.gain.n_seeds == 5
+    assert best.gain.low > 0 and best.gain.n_splits == 5
     assert best.tflops == pytest.approx(4.0)
     assert best.test.p_value == best.test.smallest_p == 0.0625
     assert best.p_holm == 0.125  # of two methods
@@ -323,20 +325,20 @@ def test_a_line_does_not_depend_on_the_others_or_on_their_order():
 def test_a_missing_control_leaves_no_gain():
     lines, _ = lines_of([c for c in contest() if c.record.method != "none"])
     assert lines["best"].gain is None and lines["best"].rank is None
-    assert lines["best"].accuracy.n_seeds == 5
+    assert lines["best"].accuracy.n_splits == 5
 
 
 def test_gains_count_the_seeds_that_have_a_control():
-    cells = [c for c in contest() if c.record.method != "none" or c.record.seed < 2]
+    cells = [c for c in contest() if c.record.method != "none" or c.record.split < 2]
     best = lines_of(cells)[0]["best"]
-    assert (best.accuracy.n_seeds, best.gain.n_seeds, best.test.n_seeds) == (5, 2, 2)
+    assert (best.accuracy.n_splits, best.gain.n_splits, best.test.n_splits) == (5, 2, 2)
 
 
 def test_failed_and_skipped_rows_are_told_with_their_reasons():
     failed = cell("best", 9, status="failed", reason="it broke", value=None)
     skipped = cell("best", 8, status="skipped", reason="no reserve", value=None)
     lines, left_out = lines_of([*contest(), failed, skipped])
-    assert lines["best"].accuracy.n_seeds == 5
+    assert lines["best"].accuracy.n_splits == 5
     assert [reason for _, reason in left_out] == ["failed: it broke", "skipped: no reserve"]
 
 
@@ -362,7 +364,7 @@ def test_the_metric_of_the_task_is_used():
 def test_versions_of_a_method_are_never_mixed():
     old = [cell("best", s, method_hash="2" * 64, control_id="9" * 64) for s in (5, 6)]
     lines, left_out = lines_of([*contest(), *old])
-    assert [row.seed for row in lines["best"].records] == [0, 1, 2, 3, 4]
+    assert [row.split for row in lines["best"].records] == [0, 1, 2, 3, 4]
     assert {reason for _, reason in left_out} == {"another version of the method"}
     renewed = [cell("best", s, method_hash="2" * 64, created="2027") for s in range(5)]
     lines, left_out = lines_of([*contest(), *renewed])
@@ -380,7 +382,7 @@ def test_a_lone_row_of_another_task_version_does_not_displace_the_contest():
 def test_a_trial_made_twice_counts_once():
     again = cell("best", 0, 0.9, created="2027", control_id="9" * 64)
     lines, left_out = lines_of([*contest(), again])
-    assert lines["best"].accuracy.n_seeds == 5
+    assert lines["best"].accuracy.n_splits == 5
     assert [(row.created, why) for row, why in left_out] == [
         ("2026-01-01T00:00:00+00:00", "a newer row of the same trial")
     ]
@@ -397,7 +399,7 @@ def test_test_images_may_come_in_any_order():
 
 def attacked(method: str, seed: int, **changes) -> list[Cell]:
     return [
-        replace(c, **changes) if (c.record.method, c.record.seed) == (method, seed) else c
+        replace(c, **changes) if (c.record.method, c.record.split) == (method, seed) else c
         for c in contest()
     ]
 
@@ -417,31 +419,31 @@ def attacked(method: str, seed: int, **changes) -> list[Cell]:
 def test_predictions_that_cannot_be_paired_are_refused(changes, words, method):
     with pytest.raises(RecordError) as caught:
         summarise(attacked(method, 3, **changes), resamples=20)
-    for word in [*words, "toy-1shot", "seed 3", method]:
+    for word in [*words, "toy-1shot", "split 3", method]:
         assert word in str(caught.value)
 
 
-def test_a_control_of_another_seed_is_refused():
+def test_a_control_of_another_split_is_refused():
     wrong = cell("worse", 1, control_id=cell("none", 0).record.record_id)
-    with pytest.raises(RecordError, match="'worse' names a control of another seed, 0"):
+    with pytest.raises(RecordError, match="'worse' names a control of another split, 0"):
         summarise([*contest(), wrong], resamples=20)
 
 
 def test_two_methods_are_compared_over_the_seeds_they_share():
-    cells = [c for c in contest() if c.record.method != "better" or c.record.seed > 1]
+    cells = [c for c in contest() if c.record.method != "better" or c.record.split > 1]
     lines, _ = lines_of(cells)
     found = paired_difference(cells, lines["best"], lines["better"], resamples=500)
     expected = [
         cell("best", s, 0.95).record.value - cell("better", s, 0.7).record.value for s in (2, 3, 4)
     ]
-    assert found.value == pytest.approx(np.mean(expected)) and found.n_seeds == 3
+    assert found.value == pytest.approx(np.mean(expected)) and found.n_splits == 3
     assert found.low > 0
     same = paired_difference(cells, lines["best"], lines["best"], resamples=500)
     assert (same.value, same.low, same.high) == (0, 0, 0)
 
 
 def test_methods_without_a_common_seed_are_not_compared():
-    cells = [c for c in contest(2) if (c.record.method == "best") == (c.record.seed == 1)]
+    cells = [c for c in contest(2) if (c.record.method == "best") == (c.record.split == 1)]
     lines, _ = lines_of(cells)
     assert paired_difference(cells, lines["best"], lines["none"]) is None
 
