@@ -151,7 +151,7 @@ class Ledger:
                 if parent not in self._known and parent != provenance.corpus_id:
                     raise MethodError(
                         f"{where}: provenance[{row}].parents: {parent!r} is not a shot (nor, for "
-                        "an oracle, an unused training image), and not the image that corpus_id names"
+                        "an oracle, an unused image), and not the image that corpus_id names"
                     )
         return provenances
 
