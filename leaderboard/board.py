@@ -14,19 +14,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
+from benchmark.leaderboard.families import Side, family
+
 from benchmark.statistics import Estimate
-
-Side = Literal["retrieval", "generation", "other"]
-
-# The families that the page sets against each other.
-SIDES: dict[str, Side] = {
-    "retrieve": "retrieval",
-    "prompt": "generation",
-    "edit": "generation",
-    "personalize": "generation",
-}
-# Shown for orientation: they are no answer to the question.
-REFERENCES = ("control", "oracle")
 
 
 class Contest(NamedTuple):
@@ -86,12 +76,12 @@ class Row:
     @property
     def side(self) -> Side:
         """Which side of the question it stands on."""
-        return SIDES.get(self.family, "other")
+        return family(self.family).side
 
     @property
     def competes(self) -> bool:
         """Whether it answers the question: it has a gain, and is neither control nor oracle."""
-        return self.gain is not None and self.family not in REFERENCES
+        return self.gain is not None and family(self.family).competes
 
 
 @dataclass(frozen=True)
@@ -168,11 +158,11 @@ class Board:
 
     sections: tuple[Section, ...]
     date: str
-    archived: bool
     records: int
     scored: int
     splits: int
     control: str
+    archived: bool = False
 
     @property
     def tasks(self) -> tuple[str, ...]:

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from benchmark.leaderboard.gallery import ORDER, Shown, choose, readers
+from benchmark.leaderboard.families import order_of
+from benchmark.leaderboard.gallery import Shown, choose, readers
 from PIL import Image, ImageDraw, ImageFont
 
 from benchmark.errors import BenchError, RecordError
@@ -95,8 +96,7 @@ def write_contact(
 
 
 def _place(record: Record) -> tuple[int, str]:
-    known = record.family in ORDER
-    return (ORDER.index(record.family) if known else len(ORDER), record.method_name)
+    return (order_of(record.family), record.method_name)
 
 
 def _read(

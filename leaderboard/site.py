@@ -17,6 +17,7 @@ from pathlib import Path
 from statistics import fmean
 
 import benchmark.leaderboard.charts as charts
+import benchmark.leaderboard.families as families
 from benchmark.leaderboard.board import (
     Board,
     Contest,
@@ -129,7 +130,7 @@ def render(
     environment.tests["spdx"] = lambda name: re.fullmatch(r"[A-Za-z]+[-A-Za-z0-9.]*", name)
     environment.globals |= {
         "glyph": lambda family: Markup(charts.glyph(family)),
-        "words": lambda family: charts.look(family).words,
+        "words": lambda family: families.family(family).words,
         "whisker": lambda gain, family, axis: Markup(charts.whisker(gain, family, axis)),
     }
     rows = [row for section in board.sections for row in section.rows]
@@ -139,7 +140,9 @@ def render(
         galleries=galleries,
         flagged=flagged or {},
         date=date,
-        families=[family for family in charts.LOOKS if any(row.family == family for row in rows)],
+        families=[
+            family for family in families.FAMILIES if any(row.family == family for row in rows)
+        ],
         style=Markup((folder / "static" / "page.css").read_text(encoding="utf-8")),
         script=Markup((folder / "static" / "page.js").read_text(encoding="utf-8")),
     )
@@ -181,11 +184,11 @@ def build_board(
     return Board(
         tuple(sections),
         max(created)[:10] if created else "",
-        bool(records) and all(record.archived for record in records),
         len(records),
         sum(record.value is not None for record in records),
         len({record.split for record in records}),
         _title(registry, control, control),
+        bool(records) and all(record.archived for record in records),
     )
 
 
