@@ -1,12 +1,12 @@
-"""Filters: why an image is not used. A reason is "" for an image to keep."""
+"""Filters: why an image is rejected. The reason of an image that is kept is ""."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from benchmark import Images
+from benchmark import Images, Meter, Upstream
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,10 +18,10 @@ FLAGS = {"safety": 0.5, "watermark": 0.8}
 COPY = 0.9999  # cosine of features of one image, whichever batches they were computed in
 
 
-def screened(
-    upstream: Any,
-    meter: Any,
-    found: Sequence[Neighbours],
+def retrieve_filtered(
+    upstream: Upstream,
+    meter: Meter,
+    neighbours: Sequence[Neighbours],
     texts: Sequence[Sequence[str]],
     size: int,
     *,
@@ -32,42 +32,45 @@ def screened(
     with its reason and the next takes its place.
 
     Args:
-        found: candidates of each class, best first.
+        neighbours: candidates of each class, best first.
         texts: the query texts of each class.
         size: side in pixels of the images.
         duplicate: images whose cosine is larger are duplicates; copies always are.
     """
     with meter.phase("filter"):
-        reasons = [_reasons(upstream, meter, of_class.rows, duplicate) for of_class in found]
-    found = [first(of_class, len(why)) for of_class, why in zip(found, reasons, strict=True)]
-    for images in upstream.retrieve(found, texts, size):
-        rows = zip(images.labels, images.provenance, strict=True)
-        yield replace(images, rejected=[reasons[label][told.rank] for label, told in rows])
+        reasons = [_reasons(upstream, meter, found.rows, duplicate) for found in neighbours]
+    examined = [top(found, len(why)) for found, why in zip(neighbours, reasons, strict=True)]
+    for images in upstream.retrieve(examined, texts, size):
+        rejected = [
+            reasons[label][row.rank or 0]  # every retrieved image has a rank
+            for label, row in zip(images.labels, images.provenance, strict=True)
+        ]
+        yield replace(images, rejected=rejected)
 
 
-def _reasons(upstream: Any, meter: Any, rows: np.ndarray, duplicate: float) -> list[str]:
-    """For each candidate in turn, until the budget of the class is kept or none is left."""
+def _reasons(upstream: Upstream, meter: Meter, rows: np.ndarray, duplicate: float) -> list[str]:
+    """For each candidate, best first, until the budget of the class is filled or none is left."""
     kept: list[int] = []
     reasons: list[str] = []
     for row in rows:
         if len(kept) == meter.budget.images_per_class:
             break
-        why = flagged(upstream.corpus.flags(row))
-        if not why and kept:
+        reason = flagged(upstream.corpus.flags(row))
+        if not reason and kept:
             meter.charge(flops=2 * len(kept) * upstream.features.shape[1])
             cosines = upstream.features[kept] @ upstream.features[row]
             nearest = int(cosines.argmax())
             if cosines[nearest] > min(duplicate, COPY):
                 twin = upstream.corpus.ids[kept[nearest]]
-                why = f"duplicate: cosine {cosines[nearest]:.3f} with {twin}"
-        reasons.append(why)
-        if not why:
+                reason = f"duplicate: cosine {cosines[nearest]:.3f} with {twin}"
+        reasons.append(reason)
+        if not reason:
             kept.append(int(row))
     return reasons
 
 
 def flagged(flags: dict[str, float]) -> str:
-    """Why an image of the corpus is not used, by what the corpus says of it."""
+    """Why an image of the corpus is rejected, by what the corpus states of it."""
     over = [
         f"{kind}: {value:.3g} > {FLAGS[kind]}"
         for kind, value in flags.items()
@@ -76,25 +79,25 @@ def flagged(flags: dict[str, float]) -> str:
     return over[0] if over else ""
 
 
-def first(found: Neighbours, count: int) -> Neighbours:
+def top(neighbours: Neighbours, count: int) -> Neighbours:
     """The ``count`` best."""
     return replace(
-        found,
-        rows=found.rows[:count],
-        similarity=found.similarity[:count],
-        query=found.query[:count],
+        neighbours,
+        rows=neighbours.rows[:count],
+        similarity=neighbours.similarity[:count],
+        query=neighbours.query[:count],
     )
 
 
 def joined(batches: Iterable[Images]) -> Images:
-    """Batches of equal kind as one."""
+    """Batches as one. Their labels are class indices, and none was filtered."""
     import numpy as np
 
     parts = list(batches)
     return Images(
         np.concatenate([part.pixels for part in parts]),
         [label for part in parts for label in part.labels],
-        [told for part in parts for told in part.provenance],
+        [row for part in parts for row in part.provenance],
     )
 
 
@@ -106,6 +109,6 @@ def best_of(scores: np.ndarray) -> list[str]:
     """
     best = int(scores.argmax())
     return [
-        "" if place == best else f"score: {score:.3f} < {scores[best]:.3f}"
-        for place, score in enumerate(scores)
+        "" if index == best else f"score: {score:.3f} < {scores[best]:.3f}"
+        for index, score in enumerate(scores)
     ]

@@ -1,7 +1,7 @@
 """What the methods share that train the generator on the shots.
 
 The symbols are those of latent diffusion (Rombach et al. 2022, arXiv 2112.10752): latents z,
-condition c, denoiser epsilon.
+conditioning c, denoiser epsilon.
 """
 
 from __future__ import annotations
@@ -9,128 +9,134 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import zip_longest
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-import benchmark
-from benchmark import Images, Shots
-from benchmark.errors import BudgetStop
+from benchmark import BudgetStop, Images, Meter, Provenance, Shots, Upstream
 
-from ._rounds import requests
+from ._sampling import Sampling
+from ._shots import subset
 
 if TYPE_CHECKING:
     import numpy as np
+    from torch import Tensor
 
     from benchmark.upstream.conditioning import Conditioning
     from benchmark.upstream.training import Examples
 
-
-class Sampling(benchmark.Params):
-    """How images are drawn from the trained generator; ``published`` as in ``prompt_simple``."""
-
-    guidance_scale: float = benchmark.param(
-        3.0, help="classifier-free guidance; at 1 there is none", published=7.5, ge=0, le=30
-    )
-    steps: int = benchmark.param(12, help="denoising steps", published=50, ge=1, le=1000)
+    # from the rows of a batch to their conditioning
+    Condition = Callable[[np.ndarray], Conditioning]
 
 
-def examples(shots: Shots, upstream: Any, meter: Any) -> Examples:
-    """The shots as latents z, with their labels."""
+class FitParams(Sampling):
+    """Of every method that trains: each states its own defaults."""
+
+    fit_steps: int
+    lr: float
+    batch_size: int
+
+
+def examples(shots: Shots, upstream: Upstream, meter: Meter) -> Examples:
+    """The shots as latents z, encoded at the generator's own size, with their labels."""
     from benchmark.upstream.training import Examples
 
     with meter.phase("fit"):
-        return Examples(upstream.generator.encode(shots.images), shots.labels)
+        pixels = shots.originals(upstream.generator.size)
+        return Examples(upstream.generator.encode(pixels), shots.labels)
 
 
-def captions(shots: Shots, upstream: Any, meter: Any) -> list[tuple[str, str]]:
+def captions(shots: Shots, upstream: Upstream, meter: Meter) -> list[tuple[str, str]]:
     """The template and the member of its class that describe each shot best, by the encoder: a
-    class such as "mammal" is trained on as the "horse" or the "cow" that a shot shows."""
-    chosen: dict[int, tuple[str, str]] = {}
+    shot of a class such as "mammal" is trained on as the "horse" or the "cow" it shows."""
+    best_pair: dict[int, tuple[str, str]] = {}
     with meter.phase("fit"):
-        seen = upstream.encoder.encode_images(shots.images)
+        features = upstream.encoder.encode_images(shots.images)
         for label, entry in enumerate(shots.classes):
             pairs = [(text, name) for text in entry.templates for name in entry.members]
             rows, best = shots.rows(label), [0] * len(shots.rows(label))
-            if len(pairs) > 1:
+            if len(pairs) > 1:  # most classes have one prompt: nothing to compare
                 texts = upstream.encoder.encode_texts([text.format(name=n) for text, n in pairs])
-                best = (seen[rows] @ texts.T).argmax(dim=1).tolist()
-            chosen |= {row: pairs[place] for row, place in zip(rows, best, strict=True)}
-    return [chosen[row] for row in range(len(shots.labels))]
-
-
-def spare(shots: Shots, upstream: Any, meter: Any, params: Any) -> float:
-    """TFLOPs that generating all images afterwards will cost."""
-    count = meter.budget.images_per_class * len(shots.classes)
-    cost: float = upstream.generator.estimate_tflops(count, params.steps, params.guidance_scale)
-    return cost
+                best = (features[rows] @ texts.T).argmax(dim=1).tolist()
+            best_pair |= {row: pairs[index] for row, index in zip(rows, best, strict=True)}
+    return [best_pair[row] for row in range(len(shots.labels))]
 
 
 def fit_per_class(
-    upstream: Any,
+    upstream: Upstream,
     z: Examples,
-    condition: Callable[[np.ndarray], Conditioning],
-    weights: Sequence[Any],
-    meter: Any,
+    condition: Condition,
+    weights: Sequence[Tensor],
+    meter: Meter,
     rng: np.random.Generator,
-    params: Any,
-    left: float,
+    params: FitParams,
+    reserve_tflops: float,
 ) -> int:
-    """Trains the weights of all classes in one loop, where each class has its own (a word, a
-    condition): every step sees ``params.batch_size`` images of every class, and AdamW works on
-    each number apart, so this is a loop per class, done at once.
+    """Trains the weights of all classes in one loop, where each class has its own (a pseudo-word, a
+    conditioning): every step sees ``params.batch_size`` images of every class. AdamW scales every
+    number by its own gradients, so this equals one loop per class.
 
     Args:
-        condition: from the rows of a batch to their conditions.
-        left: TFLOPs to leave for what follows.
+        reserve_tflops: what to leave of the budget for what follows.
 
     Returns:
         The steps taken.
     """
     from benchmark.upstream.training import denoising_loss, train
 
-    present = len(set(z.labels.tolist()))
+    generator, present = upstream.generator, len(set(z.labels.tolist()))
     batches = z.batches(params.batch_size * present, rng)
 
-    def loss() -> Iterator[Any]:
+    def loss() -> Iterator[Tensor]:
         rows = next(batches)
-        for start in range(0, len(rows), upstream.generator.batch_size):
-            some = rows[start : start + upstream.generator.batch_size]
-            each = denoising_loss(upstream.generator, z.latents[some], condition(some), rng)
+        for start in range(0, len(rows), generator.batch_size):
+            some = rows[start : start + generator.batch_size]
+            each = denoising_loss(generator, z.latents[some], condition(some), rng)
+            # the mean over the images of a class, summed over classes: a class' gradient does not
+            # depend on how many others there are
             yield each.sum() / params.batch_size
 
     return train(
-        weights, loss, meter, steps=params.fit_steps, lr=params.lr, weight_decay=0.0, spare=left
+        weights,
+        loss,
+        meter,
+        steps=params.fit_steps,
+        lr=params.lr,
+        weight_decay=0.0,  # it would pull embeddings to 0, where no word lies
+        reserve_tflops=reserve_tflops,
     )
 
 
 def fit_shared(
-    upstream: Any,
+    upstream: Upstream,
     z: Examples,
-    condition: Callable[[np.ndarray], Conditioning],
-    weights: Sequence[Any],
-    meter: Any,
+    condition: Condition,
+    weights: Sequence[Tensor],
+    meter: Meter,
     rng: np.random.Generator,
-    params: Any,
-    left: float,
+    params: FitParams,
+    reserve_tflops: float,
     *,
-    prior: tuple[Examples, Callable[[np.ndarray], Conditioning]] | None = None,
+    prior: tuple[Examples, Condition, float] | None = None,
     schedule: Literal["constant", "cosine"] = "constant",
 ) -> int:
     """Trains weights that all classes share on batches of ``params.batch_size`` images.
 
     Args:
-        prior: images and conditions of what must not be forgotten; their loss, weighted by
-            ``params.prior_weight``, is added (DreamBooth, equation 2).
+        reserve_tflops: what to leave of the budget for what follows.
+        prior: images whose class must not be forgotten, their conditioning, and the weight of
+            their loss, which is added (DreamBooth, equation 2).
+
+    Returns:
+        The steps taken.
     """
     from benchmark.upstream.training import denoising_loss, train
 
-    generator = upstream.generator
-    parts = [(z, condition, 1.0)] + ([(*prior, params.prior_weight)] if prior else [])
-    drawn = [(part, part.batches(params.batch_size, rng), *more) for part, *more in parts]
+    sources = [(z, condition, 1.0), *([prior] if prior else [])]
+    batches = [part.batches(params.batch_size, rng) for part, _, _ in sources]
 
-    def loss() -> Iterator[Any]:
-        for part, batches, told, weight in drawn:
-            rows = next(batches)
-            each = denoising_loss(generator, part.latents[rows], told(rows), rng)
+    def loss() -> Iterator[Tensor]:
+        for (part, condition_of, weight), rows_of in zip(sources, batches, strict=True):
+            rows = next(rows_of)
+            each = denoising_loss(upstream.generator, part.latents[rows], condition_of(rows), rng)
             yield weight * each.mean()
 
     return train(
@@ -140,76 +146,43 @@ def fit_shared(
         steps=params.fit_steps,
         lr=params.lr,
         schedule=schedule,
-        spare=left,
+        reserve_tflops=reserve_tflops,
     )
 
 
-def drawn(
-    shots: Shots,
-    upstream: Any,
-    meter: Any,
-    rng: np.random.Generator,
-    params: Any,
-    texts: Sequence[Sequence[str]] | None = None,
-    conditions: Callable[[list[int], list[int]], Conditioning] | None = None,
+def class_by_class(
+    shots: Shots, generate: Callable[[int, Shots], Iterator[Images]]
 ) -> Iterator[Images]:
-    """Generates the images of the budget, class by class in turn.
+    """What ``generate`` yields for each class by itself, reordered so that the classes are
+    balanced. Nothing is yielded before the last class is done; where the budget ends before, what
+    was generated is kept.
 
     Args:
-        texts: prompts of each class; default: those of its card.
-        conditions: from turns and labels to the conditions used in place of the prompts.
-    """
-    prompts, labels, seeds = requests(shots, meter.budget.images_per_class, rng, texts)
-    told = None
-    if conditions is not None:
-        turns = [place // len(shots.classes) for place in range(len(labels))]
-        told = conditions(turns, labels)
-    with meter.phase("generate"):
-        yield from upstream.generator.text_to_image(
-            prompts,
-            labels,
-            seeds,
-            size=shots.image_size,
-            guidance_scale=params.guidance_scale,
-            steps=params.steps,
-            conditioning=told,
-        )
-
-
-def class_by_class(
-    shots: Shots, make: Callable[[int, Shots], Iterator[Images]]
-) -> Iterator[Images]:
-    """What ``make`` yields for each class by itself (its label, and shots of it alone), put in
-    turns. Nothing is yielded before the last class is made; where the budget ends before, what
-    was made is kept.
+        generate: given a label, and the shots of that class alone, as class 0.
 
     Raises:
         BudgetStop: after that.
     """
     import numpy as np
 
-    made: list[list[tuple[Any, int, Any]]] = []
+    of_class: list[list[tuple[np.ndarray, int, Provenance]]] = []
     stopped: BudgetStop | None = None
     for label, entry in enumerate(shots.classes):
-        rows = shots.rows(label)
-        one = replace(
-            shots,
-            images=shots.images[rows],
-            labels=np.zeros(len(rows), np.int64),
-            ids=tuple(shots.ids[row] for row in rows),
-            classes=(entry,),
-        )
-        made.append([])
+        alone = subset(shots, shots.rows(label))
+        alone = replace(alone, labels=np.zeros_like(alone.labels), classes=(entry,))
+        own: list[tuple[np.ndarray, int, Provenance]] = []
+        of_class.append(own)
         try:
-            for images in make(label, one):
-                made[-1] += zip(
-                    images.pixels, [label] * len(images.pixels), images.provenance, strict=True
-                )
+            for images in generate(label, alone):
+                labels = [label] * len(images.pixels)
+                own += zip(images.pixels, labels, images.provenance, strict=True)
         except BudgetStop as stop:
             stopped = stop
             break
-    for turn in zip_longest(*made):
-        pixels, labels, told = zip(*(image for image in turn if image is not None), strict=True)
-        yield Images(np.stack(pixels), list(labels), list(told))
+    for turn in zip_longest(*of_class):
+        # a class that the budget did not reach has fewer
+        present = [one for one in turn if one is not None]
+        pixels, of, provenance = zip(*present, strict=True)
+        yield Images(np.stack(pixels), of, provenance)
     if stopped is not None:
         raise stopped

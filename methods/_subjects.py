@@ -1,26 +1,29 @@
-"""Naming each class as a subject of its own, and what must not be forgotten meanwhile (DreamBooth,
-Ruiz et al. 2023, arXiv 2208.12242)."""
+"""Each class as a subject with an identifier of its own, and prior preservation (DreamBooth, Ruiz
+et al. 2023, arXiv 2208.12242)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import benchmark
-from benchmark import Images, Shots
+from benchmark import Images, Meter, Shots, Upstream
 
-from ._personalize import Sampling, captions, drawn, examples, fit_shared, spare
-from ._rounds import requests
+from ._personalize import FitParams, captions, examples, fit_shared
+from ._sampling import cycle_prompts, sample_images, sampling_tflops
 
 if TYPE_CHECKING:
     import numpy as np
+    from torch import Tensor
 
-    from benchmark.upstream.conditioning import Conditioning
+    from benchmark.upstream.generator import Generator
     from benchmark.upstream.training import Examples
 
+    from ._personalize import Condition
 
-class PriorParams(Sampling):
+
+class PriorParams(FitParams):
     """Of the methods that preserve a prior."""
 
     prior_per_class: int = benchmark.param(
@@ -29,7 +32,7 @@ class PriorParams(Sampling):
     prior_weight: float = benchmark.param(1.0, help="weight of the prior loss (lambda)", ge=0)
 
 
-def named(shots: Shots, identifiers: Sequence[str]) -> list[list[str]]:
+def subject_prompts(shots: Shots, identifiers: Sequence[str]) -> list[list[str]]:
     """The prompts of each class with its identifier before the noun: "a photo of a [V] dog"."""
     return [
         [
@@ -41,7 +44,9 @@ def named(shots: Shots, identifiers: Sequence[str]) -> list[list[str]]:
     ]
 
 
-def described(shots: Shots, upstream: Any, meter: Any, identifiers: Sequence[str]) -> list[str]:
+def subject_captions(
+    shots: Shots, upstream: Upstream, meter: Meter, identifiers: Sequence[str]
+) -> list[str]:
     """The prompt that each shot is trained with: the identifier of its class, and the noun that
     describes it best."""
     return [
@@ -52,113 +57,123 @@ def described(shots: Shots, upstream: Any, meter: Any, identifiers: Sequence[str
     ]
 
 
-def fixed(generator: Any, texts: Sequence[str]) -> Callable[[np.ndarray], Conditioning]:
-    """The conditions of examples whose texts and text encoder do not change: embedded once."""
-    told = generator.condition(texts)
-    return lambda rows: told.rows(rows)
+def encode_once(generator: Generator, texts: Sequence[str]) -> Condition:
+    """The conditioning of examples while the text encoder stays as it is."""
+    conditioning = generator.condition(texts)
+    return lambda rows: conditioning.rows(rows)
 
 
-def asked_anew(generator: Any, texts: Sequence[str]) -> Callable[[np.ndarray], Conditioning]:
-    """The conditions of examples while the text encoder, or a word, is trained."""
+def encode_each_step(generator: Generator, texts: Sequence[str]) -> Condition:
+    """The conditioning of examples while the text encoder, or a placeholder, is trained."""
     return lambda rows: generator.condition([texts[row] for row in rows])
 
 
 def generated_prior(
-    shots: Shots, upstream: Any, meter: Any, rng: np.random.Generator, params: Any
+    shots: Shots,
+    upstream: Upstream,
+    meter: Meter,
+    rng: np.random.Generator,
+    params: PriorParams,
 ) -> tuple[Examples, list[str]] | None:
-    """Images of the classes' plain prompts, made by the generator before it is trained, and
-    their prompts. As many as are asked for, or as half of what the budget holds beside the images
-    of the set; None where that is none."""
+    """Images of the classes' plain prompts, generated before the generator is trained, and their
+    prompts. As many as ``params`` says, or as half of what the budget holds beside the images to
+    yield; None where that is none."""
     import numpy as np
 
     from benchmark.upstream.training import Examples
 
-    per_class = len(shots.classes), params.steps, params.guidance_scale
-    left = meter.tflops_left - spare(shots, upstream, meter, params)
-    count = min(
-        params.prior_per_class, int(left / 2 / upstream.generator.estimate_tflops(*per_class))
-    )
+    generator = upstream.generator
+    one_each = generator.estimate_tflops(len(shots.classes), params.steps, params.guidance_scale)
+    available = meter.tflops_left - sampling_tflops(shots, upstream, meter, params)
+    # half: the other half is for training on them
+    count = int(min(params.prior_per_class, available / 2 / one_each))
     if count < 1:
         return None
-    prompts, labels, seeds = requests(shots, count, rng)
+    prompts, labels, seeds = cycle_prompts(shots, count, rng)
     with meter.phase("fit"):
-        made = upstream.generator.text_to_image(
+        batches = generator.text_to_image(
             prompts,
             labels,
             seeds,
-            size=upstream.generator.size,
+            size=generator.size,
             guidance_scale=params.guidance_scale,
             steps=params.steps,
         )
-        pixels = np.concatenate([images.pixels for images in made])
-        return Examples(upstream.generator.encode(pixels), np.array(labels)), prompts
-
-
-def neighbours(shots: Shots, upstream: Any, meter: Any, count: int) -> Shots:
-    """The shots, and behind them ``count`` images of each class retrieved by its queries."""
-    import numpy as np
-
-    found = retrieved(shots, upstream, meter, count)
-    return replace(
-        shots,
-        images=np.concatenate([shots.images, *(part.pixels for part in found)]),
-        labels=np.concatenate([shots.labels, *(part.labels for part in found)]),
-        ids=(*shots.ids, *(told.corpus_id for part in found for told in part.provenance)),
-    )
+        pixels = np.concatenate([images.pixels for images in batches])
+        return Examples(generator.encode(pixels), np.array(labels)), prompts
 
 
 def retrieved_prior(
-    shots: Shots, upstream: Any, meter: Any, params: Any
+    shots: Shots, upstream: Upstream, meter: Meter, params: PriorParams
 ) -> tuple[Examples, list[str]] | None:
-    """Real images in place of generated ones: of each class those that its queries find, under
-    the query that found them; None where none are asked for (Kumari et al. 2023, arXiv
-    2212.04488, section 3.1, retrieve 200 by caption)."""
+    """Real images in place of generated ones: the nearest to each class's queries, each with the
+    query it is nearest to as its prompt; None where ``params`` asks for none (Kumari et al. 2023,
+    arXiv 2212.04488, section 3.1, retrieve 200 by caption)."""
     import numpy as np
 
     from benchmark.upstream.training import Examples
 
     if not params.prior_per_class:
         return None
-    found = retrieved(shots, upstream, meter, params.prior_per_class)
-    prompts = [str(told.prompt) for part in found for told in part.provenance]
-    labels = np.concatenate([part.labels for part in found])
+    batches = nearest_images(shots, upstream, meter, params.prior_per_class)
+    prompts = [str(row.prompt) for images in batches for row in images.provenance]
+    labels = np.concatenate([images.labels for images in batches])
     with meter.phase("fit"):
-        pixels = np.concatenate([part.pixels for part in found])
+        pixels = np.concatenate([images.pixels for images in batches])
         return Examples(upstream.generator.encode(pixels), labels), prompts
 
 
-def retrieved(shots: Shots, upstream: Any, meter: Any, count: int) -> list[Images]:
-    """The nearest ``count`` images of each class to its queries."""
+def with_neighbours(shots: Shots, upstream: Upstream, meter: Meter, count: int) -> Shots:
+    """The shots, and after them ``count`` images of each class retrieved by its queries, all at the
+    generator's size."""
+    import numpy as np
+
+    batches = nearest_images(shots, upstream, meter, count)
+    own = shots.originals(upstream.generator.size)
+    ids = [str(row.corpus_id) for images in batches for row in images.provenance]
+    return replace(
+        shots,
+        images=np.concatenate([own, *(images.pixels for images in batches)]),
+        labels=np.concatenate([shots.labels, *(images.labels for images in batches)]),
+        ids=(*shots.ids, *ids),
+        load=None,  # the data set does not hold them, and they have the size already
+    )
+
+
+def nearest_images(shots: Shots, upstream: Upstream, meter: Meter, count: int) -> list[Images]:
+    """The nearest ``count`` images of each class to its queries, at the generator's size."""
     texts = [entry.queries for entry in shots.classes]
     with meter.phase("retrieve"):
-        queries = [upstream.encoder.encode_texts(list(of_class)) for of_class in texts]
-        found = upstream.nearest(queries, count)
-        return list(upstream.retrieve(found, texts, shots.image_size))
+        queries = [upstream.encoder.encode_texts(of_class) for of_class in texts]
+        nearest = upstream.nearest(queries, count)
+        return list(upstream.retrieve(nearest, texts, upstream.generator.size))
 
 
-def subjects(
+def fit_subjects(
     shots: Shots,
-    upstream: Any,
-    meter: Any,
+    upstream: Upstream,
+    meter: Meter,
     rng: np.random.Generator,
-    params: Any,
-    weights: Sequence[Any],
+    params: PriorParams,
+    weights: Sequence[Tensor],
     *,
     identifiers: Sequence[str],
     prior: tuple[Examples, list[str]] | None = None,
-    told: Callable[..., Any] = fixed,
+    encode: Callable[[Generator, Sequence[str]], Condition] = encode_once,
 ) -> Iterator[Images]:
-    """Trains ``weights`` on the shots under their identifiers, then draws from the named prompts.
+    """Trains ``weights`` on the shots under their identifiers, then samples from the prompts with
+    the identifiers.
 
     Args:
-        told: ``fixed``, or ``asked_anew`` where texts are read differently as training goes on.
+        encode: ``encode_once``, or ``encode_each_step`` where training changes the embeddings.
     """
     generator = upstream.generator
     z = examples(shots, upstream, meter)
-    texts = described(shots, upstream, meter, identifiers)
-    left = spare(shots, upstream, meter, params)
+    texts = subject_captions(shots, upstream, meter, identifiers)
+    reserve = sampling_tflops(shots, upstream, meter, params)
     with meter.phase("fit"):
-        c = told(generator, texts)
-        kept = (prior[0], told(generator, prior[1])) if prior else None
-    fit_shared(upstream, z, c, weights, meter, rng, params, left, prior=kept)
-    yield from drawn(shots, upstream, meter, rng, params, named(shots, identifiers))
+        c = encode(generator, texts)
+        kept = (prior[0], encode(generator, prior[1]), params.prior_weight) if prior else None
+    fit_shared(upstream, z, c, weights, meter, rng, params, reserve, prior=kept)
+    prompts = subject_prompts(shots, identifiers)
+    yield from sample_images(shots, upstream, meter, rng, params, prompts)

@@ -2,8 +2,8 @@
 
 Luzi et al. sample the image manifold near an image x_0: forward diffusion to t_Boom < T, then the
 reverse process from there. How far t_Boom goes is all that sets how far the sample lies from x_0.
-By default nothing tells the generator what it denoises, so the class comes from the shot alone; the
-paper also shows samples under a prompt.
+By default the prompt is empty, so the class comes from the shot alone; the paper also shows samples
+under a prompt.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import benchmark
-from benchmark import Images, Shots
+from benchmark import Images, Meter, Shots, Upstream
 
-from ._edits import edits, in_turn
+from ._edits import cycle_shots, edits
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,10 +41,10 @@ class Params(benchmark.Params):
 
 
 def augment(
-    shots: Shots, upstream, meter, rng: np.random.Generator, params: Params
+    shots: Shots, upstream: Upstream, meter: Meter, rng: np.random.Generator, params: Params
 ) -> Iterator[Images]:
-    """The shots of each class in turn, every sample from a seed of its own."""
-    rows, prompts = in_turn(shots, meter.budget.images_per_class, rng)
+    """The shots of each class, cycled, every sample from a seed of its own."""
+    rows, prompts = cycle_shots(shots, meter.budget.images_per_class, rng)
     with meter.phase("generate"):
         yield from edits(
             upstream.generator,

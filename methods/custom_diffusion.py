@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import benchmark
-from benchmark import Images, Shots
+from benchmark import Images, Meter, Shots, Upstream
 
 from ._identifiers import identifiers
-from ._subjects import PriorParams, asked_anew, retrieved_prior, subjects
+from ._subjects import PriorParams, encode_each_step, fit_subjects, retrieved_prior
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,10 +40,10 @@ class Params(PriorParams):
 
 
 def augment(
-    shots: Shots, upstream, meter, rng: np.random.Generator, params: Params
+    shots: Shots, upstream: Upstream, meter: Meter, rng: np.random.Generator, params: Params
 ) -> Iterator[Images]:
-    """Retrieves the prior, trains W_k, W_v and the words, generates; all is put back."""
-    from benchmark.upstream.adapters import pseudo_words, unfrozen
+    """Retrieves the prior, trains W_k, W_v and the words, samples; all is restored."""
+    from benchmark.upstream.adapters import placeholder_embeddings, unfrozen
     from benchmark.upstream.generator import denoiser
 
     pipeline = upstream.generator.pipeline
@@ -51,9 +51,9 @@ def augment(
     prior = retrieved_prior(shots, upstream, meter, params)
     with (
         unfrozen(denoiser(pipeline), keys_and_values) as w,
-        pseudo_words(pipeline, words) as v,
+        placeholder_embeddings(pipeline, words) as v,
     ):
-        yield from subjects(
+        yield from fit_subjects(
             shots,
             upstream,
             meter,
@@ -62,10 +62,10 @@ def augment(
             [*w, *v],
             identifiers=words,
             prior=prior,
-            told=asked_anew,
+            encode=encode_each_step,  # the words change as they are trained
         )
 
 
 def keys_and_values(name: str) -> bool:
-    """Of cross-attention, which diffusers calls the second attention of a block."""
+    """Those of cross-attention, which diffusers calls the second attention of a block."""
     return ".attn2.to_k." in name or ".attn2.to_v." in name

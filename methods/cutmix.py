@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import benchmark
-from benchmark import Images, Shots
+from benchmark import Images, Meter, Shots, Upstream
 
 if TYPE_CHECKING:
     import numpy as np
@@ -17,6 +17,8 @@ FACTS = benchmark.Facts(
     family="classical",
     paper="https://arxiv.org/abs/1905.04899",
     citation="Yun et al. (2019), ICCV",
+    uses_shots=False,  # ``augment`` does not look at them, and yields nothing
+    stochastic=False,  # ``mix`` draws from the seed of the classifier training
     adds_images=False,
     mixes_batches=True,
 )
@@ -32,17 +34,21 @@ class Params(benchmark.Params):
 
 
 def augment(
-    shots: Shots, upstream, meter, rng: np.random.Generator, params: Params
+    shots: Shots, upstream: Upstream, meter: Meter, rng: np.random.Generator, params: Params
 ) -> Iterator[Images]:
-    """Nothing: the shots are mixed as they are trained on."""
+    """Yields nothing: batches are mixed while the classifier is trained."""
     yield from ()
 
 
 def mix(
-    images: Tensor, targets: Tensor, meter, rng: np.random.Generator, params: Params
+    images: Tensor, targets: Tensor, meter: Meter, rng: np.random.Generator, params: Params
 ) -> tuple[Tensor, Tensor]:
-    """Section 3.1, equations 1 and 2: one rectangle for the batch, centred anywhere and clipped to
-    the image, so the labels follow the area that is left of it."""
+    """Section 3.1, equations 1 and 2: one rectangle for the batch, centred anywhere.
+
+    Args:
+        images: float [B, 3, S, S] in 0..1.
+        targets: float [B, C], rows of weights that sum to 1.
+    """
     import torch
 
     if rng.random() >= params.probability:
@@ -52,7 +58,10 @@ def mix(
     centre = rng.uniform(0, side, 2)
     top, left = (max(0, round(middle - half)) for middle in centre)
     bottom, right = (min(side, round(middle + half)) for middle in centre)
+    # The rectangle is clipped to the image, so labels follow the area that is left of it, not the
+    # share that was drawn.
     kept = 1 - (bottom - top) * (right - left) / side**2
+    # drawn by numpy, so that a seed mixes the same images on every device
     partner = torch.as_tensor(rng.permutation(len(images)), device=images.device)
     images[..., top:bottom, left:right] = images[partner][..., top:bottom, left:right]
     return images, targets[partner].lerp(targets, kept)

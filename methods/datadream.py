@@ -13,21 +13,15 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import benchmark
-from benchmark import Images, Shots
+from benchmark import Images, Meter, Shots, Upstream
 
-from ._personalize import (
-    Sampling,
-    captions,
-    class_by_class,
-    drawn,
-    examples,
-    fit_shared,
-    spare,
-)
-from ._subjects import asked_anew
+from ._personalize import FitParams, captions, class_by_class, examples, fit_shared
+from ._sampling import sample_images, sampling_tflops
+from ._subjects import encode_each_step
 
 if TYPE_CHECKING:
     import numpy as np
+    from torch import Tensor
 
 FACTS = benchmark.Facts(
     title="DataDream",
@@ -40,7 +34,7 @@ FACTS = benchmark.Facts(
 )
 
 
-class Params(Sampling):
+class Params(FitParams):
     """``published``: as its authors run it with Stable Diffusion 2.1, 16 shots (200 epochs)."""
 
     guidance_scale: float = benchmark.param(2.0, help="classifier-free guidance", ge=0, le=30)
@@ -54,23 +48,30 @@ class Params(Sampling):
 
 
 def augment(
-    shots: Shots, upstream, meter, rng: np.random.Generator, params: Params
+    shots: Shots, upstream: Upstream, meter: Meter, rng: np.random.Generator, params: Params
 ) -> Iterator[Images]:
     """Adapts to all classes at once, or to one after the other."""
     if not params.per_class:
         yield from adapted(shots, upstream, meter, rng, params, 1)
         return
-    many = len(shots.classes)
+    count = len(shots.classes)
     yield from class_by_class(
         shots,
-        lambda label, one: adapted(one, upstream, meter, rng, params, many - label),
+        # an equal part of what is left for each class that is left: what one saves, the next has
+        lambda label, alone: adapted(alone, upstream, meter, rng, params, count - label),
     )
 
 
 def adapted(
-    shots: Shots, upstream, meter, rng: np.random.Generator, params: Params, parts: int
+    shots: Shots,
+    upstream: Upstream,
+    meter: Meter,
+    rng: np.random.Generator,
+    params: Params,
+    parts: int,
 ) -> Iterator[Images]:
-    """Trains adapters with the first of ``parts`` equal parts of the budget, and generates."""
+    """Trains adapters and samples with one of ``parts`` equal parts of what is left of the
+    budget."""
     from contextlib import ExitStack
 
     from benchmark.upstream.adapters import TEXT_ATTENTION, UNET_ATTENTION, lora, text_parts
@@ -82,12 +83,14 @@ def adapted(
     towers = [(denoiser(generator.pipeline), UNET_ATTENTION)]
     towers += [(encoder, TEXT_ATTENTION) for _, encoder in text_parts(generator.pipeline)]
     with ExitStack() as stack:
-        weights = []
+        weights: list[Tensor] = []
         for tower, targets in towers:
             seed = int(rng.integers(2**31))
             weights += stack.enter_context(lora(tower, params.rank, targets=targets, seed=seed))
-        left = meter.tflops_left  # what images cost is known with the adapters in place
-        left -= left / parts - spare(shots, upstream, meter, params)
-        c = asked_anew(generator, texts)
-        fit_shared(upstream, z, c, weights, meter, rng, params, left, schedule="cosine")
-        yield from drawn(shots, upstream, meter, rng, params)
+        # estimated with the adapters in place: they add to what an image costs
+        reserve = sampling_tflops(shots, upstream, meter, params)
+        if parts > 1:
+            reserve += meter.tflops_left - meter.tflops_left / parts
+        c = encode_each_step(generator, texts)  # the text encoder is trained too
+        fit_shared(upstream, z, c, weights, meter, rng, params, reserve, schedule="cosine")
+        yield from sample_images(shots, upstream, meter, rng, params)

@@ -8,8 +8,8 @@ class j, which keeps its background and changes its subject, with the label
     y = (1 - s^gamma) e_i + s^gamma e_j,   s drawn from {0.5, 0.7, 0.9}
 
 Two choices of ours: the classes j of a turn are a permutation of its classes i, so that every
-class is aimed at equally often (as in the authors' release, i = j may occur); and s is drawn for a
-whole turn, so that images of equal s are made together.
+class is the target equally often (as in the authors' release, i = j may occur); and s is drawn for
+a whole turn, so that images of equal s are edited in one batch.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import benchmark
-from benchmark import Images, Shots
+from benchmark import Images, Meter, Shots, Upstream
 
-from ._edits import alike, edits, in_turn
-from ._personalize import Sampling, examples, fit_shared, spare
-from ._subjects import asked_anew
+from ._edits import cycle_shots, edits, group_by_value
+from ._personalize import FitParams, examples, fit_shared
+from ._sampling import sampling_tflops
+from ._subjects import encode_each_step
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,7 +42,7 @@ FACTS = benchmark.Facts(
 STRENGTHS = (0.5, 0.7, 0.9)  # s
 
 
-class Params(Sampling):
+class Params(FitParams):
     """``published``: those of the authors' release (https://github.com/Zhicaiwww/Diff-Mix)."""
 
     gamma: float = benchmark.param(0.8, help="how slowly a label follows s", gt=0, lt=1)
@@ -52,54 +53,65 @@ class Params(Sampling):
 
 
 def augment(
-    shots: Shots, upstream, meter, rng: np.random.Generator, params: Params
+    shots: Shots, upstream: Upstream, meter: Meter, rng: np.random.Generator, params: Params
 ) -> Iterator[Images]:
-    """Learns words and adapters, then translates the shots of each class in turn."""
+    """Learns words and adapters, then translates the shots of each class, cycled."""
     import numpy as np
 
-    from benchmark.upstream.adapters import UNET_ATTENTION, lora, pseudo_words, rare_words
+    from benchmark.upstream.adapters import (
+        UNET_ATTENTION,
+        lora,
+        placeholder_embeddings,
+        rare_words,
+    )
     from benchmark.upstream.generator import denoiser
 
     generator, classes = upstream.generator, shots.classes
     count, pipeline, seed = meter.budget.images_per_class, generator.pipeline, rng.integers(2**31)
-    known = [text for entry in classes for text in (*entry.prompts, entry.hypernym)]
-    words = rare_words(pipeline, len(classes), known)
+    avoid = [text for entry in classes for text in (*entry.prompts, entry.hypernym)]
+    words = rare_words(pipeline, len(classes), avoid)
     texts = [
         entry.templates[0].format(name=f"{word} {entry.hypernym}".rstrip())
         for word, entry in zip(words, classes, strict=True)
     ]
     with (
-        pseudo_words(pipeline, words, [entry.name for entry in classes]) as vectors,
-        lora(denoiser(pipeline), params.rank, targets=UNET_ATTENTION, seed=int(seed)) as weights,
+        placeholder_embeddings(pipeline, words, [entry.name for entry in classes]) as v,
+        lora(denoiser(pipeline), params.rank, targets=UNET_ATTENTION, seed=int(seed)) as theta,
     ):
         z = examples(shots, upstream, meter)
-        c = asked_anew(generator, [texts[label] for label in shots.labels])
-        left = spare(shots, upstream, meter, params)  # whole generations: edits cost less
-        fit_shared(upstream, z, c, [*vectors, *weights], meter, rng, params, left)
-        rows, _ = in_turn(shots, count, rng)
+        c = encode_each_step(generator, [texts[label] for label in shots.labels])
+        # what images from noise alone cost: edits cost less
+        reserve = sampling_tflops(shots, upstream, meter, params)
+        fit_shared(upstream, z, c, [*v, *theta], meter, rng, params, reserve)
+        rows, _ = cycle_shots(shots, count, rng)
         target = np.concatenate([rng.permutation(len(classes)) for _ in range(count)])
         s = rng.choice(STRENGTHS, size=count).repeat(len(classes))
-        y = mixed(shots.labels[rows], target, s**params.gamma, len(classes))
-        for strength, places in alike(s):
+        y = mixed_labels(shots.labels[rows], target, s**params.gamma, len(classes))
+        for strength, positions in group_by_value(s):
+            done = 0
             with meter.phase("generate"):
                 for images in edits(
                     generator,
                     shots,
-                    rows[places],
-                    [texts[j] for j in target[places]],
+                    rows[positions],
+                    [texts[j] for j in target[positions]],
                     rng,
-                    labels=y[places],
                     strength=strength,
                     guidance_scale=params.guidance_scale,
                     steps=params.steps,
                 ):
-                    yield replace(images, labels=np.stack(images.labels))
+                    # an edit comes with the label of its shot; here it has two
+                    batch = positions[done : done + len(images.pixels)]
+                    done += len(images.pixels)
+                    yield replace(images, labels=y[batch])
 
 
-def mixed(source: np.ndarray, target: np.ndarray, share: np.ndarray, classes: int) -> np.ndarray:
+def mixed_labels(
+    source: np.ndarray, target: np.ndarray, share: np.ndarray, classes: int
+) -> np.ndarray:
     """y: of each image 1 - share of its source class and share of its target, float [N, C]."""
     import numpy as np
 
     one_hot = np.eye(classes)
-    found: np.ndarray = (1 - share)[:, None] * one_hot[source] + share[:, None] * one_hot[target]
-    return found
+    y: np.ndarray = (1 - share)[:, None] * one_hot[source] + share[:, None] * one_hot[target]
+    return y

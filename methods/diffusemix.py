@@ -3,7 +3,7 @@
 DiffuseMix of Islam et al., for each image I and a style prompt p of a fixed set:
 
     I^   = edit(I, p)                      the generated counterpart
-    H    = M * I + (1 - M) * I^            M: left, right, upper or lower half, by chance
+    H    = M * I + (1 - M) * I^            M: left, right, upper or lower half, at random
     A    = (1 - lambda) * H + lambda * F   F: a fractal
 
 Two choices of ours. The paper edits with InstructPix2Pix, a model of its own; here the upstream's
@@ -18,9 +18,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import benchmark
-from benchmark import Images, Shots
+from benchmark import Images, Meter, Shots, Upstream
 
-from ._edits import edits, in_turn
+from ._edits import cycle_shots, edits
 from ._fractals import julia
 
 if TYPE_CHECKING:
@@ -61,48 +61,49 @@ class Params(benchmark.Params):
 
 
 def augment(
-    shots: Shots, upstream, meter, rng: np.random.Generator, params: Params
+    shots: Shots, upstream: Upstream, meter: Meter, rng: np.random.Generator, params: Params
 ) -> Iterator[Images]:
-    """The shots of each class in turn, style, half and fractal drawn for each."""
+    """The shots of each class, cycled; style, half and fractal are drawn for each."""
     import numpy as np
 
-    rows, prompts = in_turn(shots, meter.budget.images_per_class, rng)
-    asked = [f"{prompt}, {rng.choice(STYLES)}" for prompt in prompts]
+    rows, prompts = cycle_shots(shots, meter.budget.images_per_class, rng)
+    styled = [f"{prompt}, {rng.choice(STYLES)}" for prompt in prompts]
     done = 0
     with meter.phase("generate"):
         for images in edits(
             upstream.generator,
             shots,
             rows,
-            asked,
+            styled,
             rng,
             strength=params.strength,
             guidance_scale=params.guidance_scale,
             steps=params.steps,
         ):
+            # beside its edit, a shot is needed at the size to yield
             originals = shots.images[rows[done : done + len(images.pixels)]]
             done += len(images.pixels)
             mixed = [
-                blended(halves(*pair, rng), julia(shots.image_size, rng), params.blend)
-                for pair in zip(originals, images.pixels, strict=True)
+                blended(halves(original, edited, rng), julia(shots.image_size, rng), params.blend)
+                for original, edited in zip(originals, images.pixels, strict=True)
             ]
             yield replace(images, pixels=np.stack(mixed))
 
 
 def halves(original: np.ndarray, edited: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """H: half of each, uint8 [S, S, 3]."""
-    across, swapped = rng.integers(2, size=2)
+    horizontal, swapped = rng.integers(2, size=2)
     first, second = (edited, original) if swapped else (original, edited)
-    made = first.copy()
-    half = len(made) // 2
-    if across:
-        made[half:] = second[half:]
+    image = first.copy()
+    half = len(image) // 2
+    if horizontal:
+        image[half:] = second[half:]
     else:
-        made[:, half:] = second[:, half:]
-    return made
+        image[:, half:] = second[:, half:]
+    return image
 
 
 def blended(image: np.ndarray, fractal: np.ndarray, share: float) -> np.ndarray:
-    """A: both together, uint8."""
+    """A: the weighted mean of both, uint8 [S, S, 3]."""
     mixed: np.ndarray = ((1 - share) * image + share * fractal).round().astype("uint8")
     return mixed

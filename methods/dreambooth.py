@@ -2,9 +2,9 @@
 
     E || x_theta(z_t, c = "a [V] dog") - x ||^2 + lambda E || x_theta(z'_t, c' = "a dog") - x' ||^2
 
-The second term keeps the class prior: x' are images of the plain prompt, made beforehand by the
-frozen generator (equation 2). The paper trains a model per subject; here one model learns all
-classes of the task, each with a [V] of its own.
+The second term preserves the class prior: x' are images of the plain prompt, generated beforehand
+by the frozen generator (equation 2). The paper trains a model per subject; here one model learns
+all classes of the task, each with a [V] of its own.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import benchmark
-from benchmark import Images, Shots
+from benchmark import Images, Meter, Shots, Upstream
 
 from ._identifiers import identifiers
-from ._subjects import PriorParams, generated_prior, subjects
+from ._subjects import PriorParams, fit_subjects, generated_prior
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,9 +41,9 @@ class Params(PriorParams):
 
 
 def augment(
-    shots: Shots, upstream, meter, rng: np.random.Generator, params: Params
+    shots: Shots, upstream: Upstream, meter: Meter, rng: np.random.Generator, params: Params
 ) -> Iterator[Images]:
-    """Draws the prior, trains the denoiser, generates; the weights are put back."""
+    """Generates the prior, trains the denoiser, samples; the weights are restored."""
     from benchmark.upstream.adapters import unfrozen
     from benchmark.upstream.generator import denoiser
 
@@ -51,6 +51,6 @@ def augment(
     names = identifiers(shots, upstream, meter)
     prior = generated_prior(shots, upstream, meter, rng, params)
     with unfrozen(denoiser(pipeline)) as theta:
-        yield from subjects(
+        yield from fit_subjects(
             shots, upstream, meter, rng, params, theta, identifiers=names, prior=prior
         )

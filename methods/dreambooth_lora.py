@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import benchmark
-from benchmark import Images, Shots
+from benchmark import Images, Meter, Shots, Upstream
 
 from ._identifiers import identifiers
-from ._subjects import PriorParams, generated_prior, subjects
+from ._subjects import PriorParams, fit_subjects, generated_prior
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,9 +39,9 @@ class Params(PriorParams):
 
 
 def augment(
-    shots: Shots, upstream, meter, rng: np.random.Generator, params: Params
+    shots: Shots, upstream: Upstream, meter: Meter, rng: np.random.Generator, params: Params
 ) -> Iterator[Images]:
-    """Draws the prior, trains the adapters, generates; the adapters are taken out."""
+    """Generates the prior, trains the adapters, samples; the adapters are removed."""
     from benchmark.upstream.adapters import UNET_ATTENTION, lora
     from benchmark.upstream.generator import denoiser
 
@@ -50,6 +50,6 @@ def augment(
     prior = generated_prior(shots, upstream, meter, rng, params)
     seed = int(rng.integers(2**31))
     with lora(denoiser(pipeline), params.rank, targets=UNET_ATTENTION, seed=seed) as weights:
-        yield from subjects(
+        yield from fit_subjects(
             shots, upstream, meter, rng, params, weights, identifiers=names, prior=prior
         )

@@ -2,7 +2,7 @@
 
     theta*, c* = argmin  E || epsilon - epsilon_theta(z_t, t, c_k) ||^2
 
-One denoiser for all classes of the task, a tensor per class. Its weights are put back afterwards.
+One denoiser for all classes of the task, a tensor per class. Its weights are restored afterwards.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import benchmark
-from benchmark import Images, Shots
+from benchmark import Images, Meter, Shots, Upstream
 
-from ._conditions import beginnings, clusters, in_turn
-from ._personalize import Sampling, drawn, examples, fit_shared, spare
+from ._conditioning import ConditioningParams, fine_tune
+from ._personalize import fit_shared
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,28 +30,20 @@ FACTS = benchmark.Facts(
 )
 
 
-class Params(Sampling):
-    """What the paper publishes of its training could not be read here: the defaults are ours."""
+class Params(ConditioningParams):
+    """The classes share the denoiser, so a batch mixes them."""
 
-    clusters: int = benchmark.param(1, help="tensors per class", ge=1, le=64)
     fit_steps: int = benchmark.param(150, help="optimiser steps", ge=1)
     lr: float = benchmark.param(1e-5, help="learning rate", gt=0)
     batch_size: int = benchmark.param(20, help="images in a step", ge=1)
 
 
 def augment(
-    shots: Shots, upstream, meter, rng: np.random.Generator, params: Params
+    shots: Shots, upstream: Upstream, meter: Meter, rng: np.random.Generator, params: Params
 ) -> Iterator[Images]:
-    """Learns weights and tensors, then draws from the tensors of each class in turn."""
+    """Learns weights and tensors, then samples from the tensors of each class, cycled."""
     from benchmark.upstream.adapters import unfrozen
     from benchmark.upstream.generator import denoiser
 
-    own, of_class = clusters(shots, upstream, meter, rng, params.clusters)
-    c = beginnings(shots, upstream, meter, own, sum(map(len, of_class)))
-    z = examples(shots, upstream, meter)
-    left = spare(shots, upstream, meter, params)
-
     with unfrozen(denoiser(upstream.generator.pipeline)) as theta:
-        weights = [*theta, *c.tensors()]
-        fit_shared(upstream, z, lambda rows: c.rows(own[rows]), weights, meter, rng, params, left)
-        yield from drawn(shots, upstream, meter, rng, params, conditions=in_turn(c, of_class))
+        yield from fine_tune(shots, upstream, meter, rng, params, fit_shared, theta)

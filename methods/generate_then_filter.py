@@ -1,4 +1,4 @@
-"""Several images generated for each one wanted; the one kept is the most certain of its class.
+"""Several candidates generated for each image; the most certain of its class is kept.
 
 The CLIP filter of He et al. removes generated images of low zero-shot confidence: the softmax
 over the classes of the image's cosines to their texts. Where they cut at a threshold, here the
@@ -12,11 +12,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import benchmark
-from benchmark import Images, Shots
+from benchmark import Images, Meter, Shots, Upstream
 
 from ._filters import best_of, joined
-from ._queries import confidence, ensemble
-from ._rounds import affordable, requests
+from ._queries import template_ensemble, zero_shot
+from ._sampling import Sampling, affordable_steps, cycle_prompts
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,32 +29,29 @@ FACTS = benchmark.Facts(
     citation="He et al. (2023), ICLR: the CLIP filter",
     uses=("generator", "encoder"),
     filters=("score",),
+    uses_shots=False,
 )
 
 
-class Params(benchmark.Params):
-    """``published``: the documented defaults of diffusers' Stable Diffusion pipeline."""
-
+class Params(Sampling):
     candidates: int = benchmark.param(2, help="images generated for each one kept", ge=1, le=100)
-    guidance_scale: float = benchmark.param(
-        3.0, help="classifier-free guidance; at 1 there is none", published=7.5, ge=0, le=30
-    )
-    steps: int = benchmark.param(12, help="denoising steps", published=50, ge=1, le=1000)
 
 
 def augment(
-    shots: Shots, upstream, meter, rng: np.random.Generator, params: Params
+    shots: Shots, upstream: Upstream, meter: Meter, rng: np.random.Generator, params: Params
 ) -> Iterator[Images]:
-    """Turn by turn, one image of every class; the prompts of each class in turn."""
+    """Turn by turn, one image of every class; the prompts of each class, cycled."""
     n, classes = params.candidates, range(len(shots.classes))
     with meter.phase("filter"):
-        queries = ensemble(upstream.encoder, shots.classes)
-    prompts, labels, seeds = requests(shots, n * meter.budget.images_per_class, rng)
-    steps = affordable(upstream, meter, len(prompts), params)
+        class_features = template_ensemble(upstream.encoder, shots.classes)
+    prompts, labels, seeds = cycle_prompts(shots, n * meter.budget.images_per_class, rng)
+    # Candidates multiply the cost: fewer steps for all rather than fewer images.
+    steps = affordable_steps(upstream, meter, len(prompts), params)
+    # n rounds of the classes are the candidates of one turn
     for start in range(0, len(prompts), n * len(classes)):
         turn = slice(start, start + n * len(classes))
         with meter.phase("generate"):
-            made = joined(
+            images = joined(
                 upstream.generator.text_to_image(
                     prompts[turn],
                     labels[turn],
@@ -65,6 +62,7 @@ def augment(
                 )
             )
         with meter.phase("filter"):
-            sure = confidence(upstream.encoder, made.pixels, queries).reshape(n, len(classes), -1)
-        reasons = [best_of(sure[:, label, label]) for label in classes]
-        yield replace(made, rejected=[reasons[label][c] for c in range(n) for label in classes])
+            probabilities = zero_shot(upstream.encoder, images.pixels, class_features)
+        scores = probabilities.reshape(n, len(classes), -1)  # candidate, its class, every class
+        reasons = [best_of(scores[:, label, label]) for label in classes]
+        yield replace(images, rejected=[reasons[label][c] for c in range(n) for label in classes])

@@ -1,4 +1,4 @@
-"""Retrieved and generated images in turn: do they add what the other lacks?"""
+"""Retrieved and generated images alternate: does one add what the other lacks?"""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import benchmark
-from benchmark import Images, Shots
+from benchmark import Images, Meter, Shots, Upstream
 
-from ._rounds import requests
+from ._sampling import Sampling, cycle_prompts
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,37 +21,34 @@ FACTS = benchmark.Facts(
     paper="https://arxiv.org/abs/2304.10253",
     citation="Burg et al. (2023), TMLR: two of its baselines together",
     uses=("index", "generator"),
+    uses_shots=False,
 )
 
 
-class Params(benchmark.Params):
-    """``published``: the documented defaults of diffusers' Stable Diffusion pipeline."""
-
+class Params(Sampling):
     share: float = benchmark.param(0.5, help="of the images retrieved", gt=0, lt=1)
-    guidance_scale: float = benchmark.param(
-        3.0, help="classifier-free guidance; at 1 there is none", published=7.5, ge=0, le=30
-    )
-    steps: int = benchmark.param(12, help="denoising steps", published=50, ge=1, le=1000)
 
 
 def augment(
-    shots: Shots, upstream, meter, rng: np.random.Generator, params: Params
+    shots: Shots, upstream: Upstream, meter: Meter, rng: np.random.Generator, params: Params
 ) -> Iterator[Images]:
-    """Turn by turn, one image of every class; the nearest first, the prompts in turn."""
+    """Turn by turn, one image of every class; the nearest first, the prompts cycled."""
     count, classes = meter.budget.images_per_class, len(shots.classes)
-    upto = [math.ceil(params.share * turn) for turn in range(count + 1)]  # retrieved before it
+    # how many turns before each are retrieved: one that exceeds the last retrieves
+    before = [math.ceil(params.share * turn) for turn in range(count + 1)]
     texts = [entry.queries for entry in shots.classes]
     with meter.phase("retrieve"):
-        queries = [upstream.encoder.encode_texts(list(of_class)) for of_class in texts]
-        found = upstream.nearest(queries, upto[-1])
-        retrieved = upstream.retrieve(found, texts, shots.image_size, batch=classes)
-    prompts, labels, seeds = requests(shots, count - upto[-1], rng)
+        queries = [upstream.encoder.encode_texts(of_class) for of_class in texts]
+        nearest = upstream.nearest(queries, before[-1])
+        # a batch is one rank of every class, that is, one turn
+        retrieved = upstream.retrieve(nearest, texts, shots.image_size, batch=classes)
+    prompts, labels, seeds = cycle_prompts(shots, count - before[-1], rng)
     for turn in range(count):
-        if upto[turn + 1] > upto[turn]:
+        if before[turn + 1] > before[turn]:
             with meter.phase("retrieve"):
                 yield next(retrieved)
             continue
-        first = (turn - upto[turn]) * classes
+        first = (turn - before[turn]) * classes
         part = slice(first, first + classes)
         with meter.phase("generate"):
             yield from upstream.generator.text_to_image(

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import benchmark
-from benchmark import Images, Provenance, Shots
+from benchmark import Images, Meter, Params, Provenance, Shots, Upstream
 
 if TYPE_CHECKING:
     import numpy as np
@@ -15,14 +15,14 @@ FACTS = benchmark.Facts(title="More real images", family="oracle")
 
 
 def augment(
-    shots: Shots, upstream, meter, rng: np.random.Generator, params: benchmark.Params
+    shots: Shots, upstream: Upstream, meter: Meter, rng: np.random.Generator, params: Params
 ) -> Iterator[Images]:
-    """As many as the budget allows of each class, or as there are."""
+    """As many images of each class as the budget allows, or as there are."""
     pool = shots.real()
     order = [rng.permutation(pool.rows(label)) for label in range(len(shots.classes))]
-    for rank in range(meter.budget.images_per_class):
-        rows = [rows[rank] for rows in order if rank < len(rows)]
+    for turn in range(meter.budget.images_per_class):
+        rows = [of_class[turn] for of_class in order if turn < len(of_class)]
         if not rows:
             return
-        told = [Provenance("real", "training pool", parents=(pool.ids[row],)) for row in rows]
-        yield Images(pool.images[rows], pool.labels[rows], told)
+        provenance = [Provenance("real", "training pool", parents=(pool.ids[row],)) for row in rows]
+        yield Images(pool.images[rows], pool.labels[rows], provenance)

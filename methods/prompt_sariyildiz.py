@@ -2,7 +2,7 @@
 
 Sariyildiz et al. disambiguate a class c by its WordNet hypernym h_c or definition d_c, and vary
 the scene by a background b: "c, d_c" and "c, h_c inside b". A class whose card states neither
-is asked for as "c" and "c inside b".
+is prompted for as "c" and "c inside b".
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import benchmark
-from benchmark import Class, Images, Shots
+from benchmark import Class, Images, Meter, Shots, Upstream
 
-from ._rounds import requests
+from ._sampling import Sampling, sample_images
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,6 +25,7 @@ FACTS = benchmark.Facts(
     paper="https://arxiv.org/abs/2212.08420",
     citation="Sariyildiz et al. (2023), CVPR: Fake it till you make it",
     uses=("generator",),
+    uses_shots=False,
 )
 
 # Scenes of the data set Places (Zhou et al. 2018, http://places2.csail.mit.edu); the paper draws
@@ -44,35 +45,29 @@ swimming pool, train station, valley, vegetable garden, waterfall, yard, zen gar
 )
 
 
-class Params(benchmark.Params):
+class Params(Sampling):
+    """The guidance is the paper's: low, for images that differ."""
+
     guidance_scale: float = benchmark.param(
         2.0, help="classifier-free guidance; at 1 there is none", ge=0, le=30
     )
-    steps: int = benchmark.param(12, help="denoising steps", published=50, ge=1, le=1000)
 
 
 def augment(
-    shots: Shots, upstream, meter, rng: np.random.Generator, params: Params
+    shots: Shots, upstream: Upstream, meter: Meter, rng: np.random.Generator, params: Params
 ) -> Iterator[Images]:
-    """Definition and scene in turn, the members of a class in turn, every scene drawn anew."""
-    count = meter.budget.images_per_class
-    texts = [prompts(entry, count, rng) for entry in shots.classes]
-    with meter.phase("generate"):
-        yield from upstream.generator.text_to_image(
-            *requests(shots, count, rng, texts),
-            size=shots.image_size,
-            guidance_scale=params.guidance_scale,
-            steps=params.steps,
-        )
+    """Definition and scene alternate, the members of a class are cycled, every scene is drawn."""
+    texts = [prompts(entry, meter.budget.images_per_class, rng) for entry in shots.classes]
+    yield from sample_images(shots, upstream, meter, rng, params, texts)
 
 
 def prompts(entry: Class, count: int, rng: np.random.Generator) -> list[str]:
     """``count`` prompts of one class."""
-    said = []
+    texts = []
     for turn in range(count):
         c = entry.members[turn // 2 % len(entry.members)]
         b = SCENES[rng.integers(len(SCENES))]
-        inside = f"{c}, {entry.hypernym} inside {b}" if entry.hypernym else f"{c} inside {b}"
+        in_scene = f"{c}, {entry.hypernym} inside {b}" if entry.hypernym else f"{c} inside {b}"
         defined = f"{c}, {entry.definition}" if entry.definition else c
-        said.append(inside if turn % 2 else defined)
-    return said
+        texts.append(in_scene if turn % 2 else defined)
+    return texts

@@ -1,7 +1,7 @@
 """Several pseudo-words per class: textual inversion with more room.
 
-Burg et al. (2023) compare single pseudo-words with longer ones. A choice of ours: four vectors in
-a row, as many as DA-Fusion takes, each starting as the class name.
+Burg et al. (2023) compare single pseudo-words with longer ones. A choice of ours: four embeddings
+in a row, as many as DA-Fusion takes, each starting as that of the class name.
 """
 
 from __future__ import annotations
@@ -10,10 +10,9 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import benchmark
-from benchmark import Images, Shots
+from benchmark import Images, Meter, Shots, Upstream
 
-from ._inversion import invert
-from ._personalize import Sampling, drawn, spare
+from ._inversion import InversionParams, invert_and_sample
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,19 +28,14 @@ FACTS = benchmark.Facts(
 )
 
 
-class Params(Sampling):
-    """``published``: of textual inversion, on which it builds."""
+class Params(InversionParams):
+    """Trained as textual inversion, on which it builds."""
 
-    tokens: int = benchmark.param(4, help="vectors of a pseudo-word", ge=1, le=16)
-    fit_steps: int = benchmark.param(100, help="optimiser steps", published=5000, ge=1)
-    lr: float = benchmark.param(5e-3, help="learning rate", gt=0)
-    batch_size: int = benchmark.param(1, help="images of each class in a step", published=4, ge=1)
+    tokens: int = benchmark.param(4, help="embeddings of a pseudo-word", ge=1, le=16)
 
 
 def augment(
-    shots: Shots, upstream, meter, rng: np.random.Generator, params: Params
+    shots: Shots, upstream: Upstream, meter: Meter, rng: np.random.Generator, params: Params
 ) -> Iterator[Images]:
-    """Learns the words, then asks for them where the class name stood."""
-    left = spare(shots, upstream, meter, params)
-    with invert(shots, upstream, meter, rng, params, left) as texts:
-        yield from drawn(shots, upstream, meter, rng, params, texts)
+    """Learns the words, then prompts with them in place of the class names."""
+    yield from invert_and_sample(shots, upstream, meter, rng, params)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import benchmark
-from benchmark import Images, Shots
+from benchmark import Images, Meter, Shots, Upstream
 
 from ._classical import transformed
 
@@ -29,9 +29,9 @@ class Params(benchmark.Params):
 
 
 def augment(
-    shots: Shots, upstream, meter, rng: np.random.Generator, params: Params
+    shots: Shots, upstream: Upstream, meter: Meter, rng: np.random.Generator, params: Params
 ) -> Iterator[Images]:
-    """The shots of each class in turn, each time through another chain."""
+    """The shots of each class, cycled, each time through another chain."""
     from timm.data.auto_augment import rand_augment_transform
 
     # p1: every operation of a chain is applied, as in the paper (timm's own default is half)

@@ -6,23 +6,25 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import benchmark
-from benchmark import Images, Shots
+from benchmark import Images, Meter, Params, Shots, Upstream
 
 if TYPE_CHECKING:
     import numpy as np
 
-FACTS = benchmark.Facts(title="Random corpus images", family="control", uses=("corpus",))
+FACTS = benchmark.Facts(
+    title="Random corpus images", family="control", uses=("corpus",), uses_shots=False
+)
 
 
 def augment(
-    shots: Shots, upstream, meter, rng: np.random.Generator, params: benchmark.Params
+    shots: Shots, upstream: Upstream, meter: Meter, rng: np.random.Generator, params: Params
 ) -> Iterator[Images]:
-    """Each image of the corpus at most once, as long as there are enough."""
+    """No image of the corpus twice, as long as there are enough."""
     corpus, labels = upstream.corpus, list(range(len(shots.classes)))
-    wanted = meter.budget.images_per_class * len(labels)
-    drawn = rng.choice(len(corpus), wanted, replace=wanted > len(corpus))
+    count = meter.budget.images_per_class * len(labels)
+    chosen = rng.choice(len(corpus), count, replace=count > len(corpus))
     with meter.phase("retrieve"):
-        for rows in drawn.reshape(-1, len(labels)):
+        for rows in chosen.reshape(-1, len(labels)):  # one image of every class
             meter.charge(images=len(rows))
-            told = [corpus.provenance(row) for row in rows]
-            yield Images(corpus.pixels(rows, shots.image_size), labels, told)
+            provenance = [corpus.provenance(row) for row in rows]
+            yield Images(corpus.pixels(rows, shots.image_size), labels, provenance)

@@ -15,11 +15,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import benchmark
-from benchmark import Images, Shots
+from benchmark import Images, Meter, Shots, Upstream
 
-from ._edits import edits, in_turn
+from ._edits import cycle_shots, edits
 from ._filters import best_of, joined
-from ._queries import confidence, ensemble
+from ._queries import template_ensemble, zero_shot
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,7 +45,7 @@ class Params(benchmark.Params):
     strength: float = benchmark.param(
         0.0, help="t_s / T; at 0 as published for as many shots per class", ge=0, le=1
     )
-    candidates: int = benchmark.param(2, help="images made for each one kept", ge=1, le=100)
+    candidates: int = benchmark.param(2, help="edits for each one kept", ge=1, le=100)
     guidance_scale: float = benchmark.param(
         3.0, help="classifier-free guidance; at 1 there is none", ge=0, le=30
     )
@@ -53,27 +53,27 @@ class Params(benchmark.Params):
 
 
 def augment(
-    shots: Shots, upstream, meter, rng: np.random.Generator, params: Params
+    shots: Shots, upstream: Upstream, meter: Meter, rng: np.random.Generator, params: Params
 ) -> Iterator[Images]:
-    """The shots of each class in turn; of the candidates from one shot the most certain stays."""
+    """The shots of each class, cycled; of the candidates from one shot the most certain is kept."""
     import numpy as np
 
     n, generator = params.candidates, upstream.generator
-    rows, prompts = in_turn(shots, meter.budget.images_per_class, rng)
+    rows, prompts = cycle_shots(shots, meter.budget.images_per_class, rng)
     strength = params.strength or published(len(shots.labels) / len(shots.classes))
     with meter.phase("filter"):
-        queries = ensemble(upstream.encoder, shots.classes)
-    group = max(1, generator.batch_size // n)
+        class_features = template_ensemble(upstream.encoder, shots.classes)
+    group = max(1, generator.batch_size // n)  # shots whose candidates fill a batch
     for start in range(0, len(rows), group):
         chosen = np.repeat(rows[start : start + group], n)
-        asked = [text for text in prompts[start : start + group] for _ in range(n)]
+        repeated = [text for text in prompts[start : start + group] for _ in range(n)]
         with meter.phase("generate"):
-            made = joined(
+            images = joined(
                 edits(
                     generator,
                     shots,
                     chosen,
-                    asked,
+                    repeated,
                     rng,
                     strength=strength,
                     guidance_scale=params.guidance_scale,
@@ -81,11 +81,11 @@ def augment(
                 )
             )
         with meter.phase("filter"):
-            sure = confidence(upstream.encoder, made.pixels, queries)
-        own = sure[np.arange(len(chosen)), shots.labels[chosen]].reshape(-1, n)
-        yield replace(made, rejected=[reason for scores in own for reason in best_of(scores)])
+            probabilities = zero_shot(upstream.encoder, images.pixels, class_features)
+        own = probabilities[np.arange(len(chosen)), shots.labels[chosen]].reshape(-1, n)
+        yield replace(images, rejected=[reason for scores in own for reason in best_of(scores)])
 
 
 def published(shots: float) -> float:
-    """The strength for so many shots per class: that of the next smaller number."""
-    return STRENGTH[max(known for known in STRENGTH if known <= max(shots, 1))]
+    """The strength for so many shots per class: that of the next smaller number in the table."""
+    return STRENGTH[max(listed for listed in STRENGTH if listed <= max(shots, 1))]

@@ -1,9 +1,10 @@
 """As many images of every class, by how near their captions come to the class prompt.
 
-SWAT retrieves what a caption's words find and ranks it text to text ("T2T500": the 500 captions
-per class nearest to the class prompt), which keeps the classes even where image scores would not.
-Images that share a caption rank alike: chance orders them. A class that has several members takes
-from each in turn. Both are choices of ours.
+SWAT retrieves the images whose captions hold the class name and ranks them text to text ("T2T500":
+the 500 captions per class nearest to the class prompt), which balances the classes where image
+scores would not.
+Images that share a caption have equal scores: their order is random. A class that has several
+members cycles through them. Both are choices of ours.
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import benchmark
-from benchmark import Images, Shots
+from benchmark import Images, Meter, Shots, Upstream
 
-from ._filters import screened
-from ._queries import ensemble, matches, nearest_captions
+from ._filters import retrieve_filtered
+from ._queries import caption_matches, nearest_captions, template_ensemble
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,6 +29,7 @@ FACTS = benchmark.Facts(
     citation="Liu et al. (2025), CVPR: SWAT's retrieval",
     uses=("index",),
     filters=("duplicate", "safety", "watermark"),
+    uses_shots=False,
 )
 
 
@@ -38,14 +40,14 @@ class Params(benchmark.Params):
 
 
 def augment(
-    shots: Shots, upstream, meter, rng: np.random.Generator, params: Params
+    shots: Shots, upstream: Upstream, meter: Meter, rng: np.random.Generator, params: Params
 ) -> Iterator[Images]:
-    """A class whose names no caption holds gets nothing."""
+    """A class whose names no caption holds gets no image."""
     texts = [entry.members for entry in shots.classes]
     with meter.phase("retrieve"):
-        pools = matches(upstream.corpus.captions, shots.classes)
-        queries = ensemble(upstream.encoder, shots.classes)
+        pools = caption_matches(upstream.corpus.captions, shots.classes)
+        queries = template_ensemble(upstream.encoder, shots.classes)
         ranked = nearest_captions(upstream, meter, queries, pools, rng)
-        yield from screened(
+        yield from retrieve_filtered(
             upstream, meter, ranked, texts, shots.image_size, duplicate=params.duplicate
         )

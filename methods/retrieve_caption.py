@@ -1,6 +1,6 @@
-"""The images whose captions name the class, those the encoder agrees with first.
+"""The images whose captions name the class, those of the highest encoder score first.
 
-Geng et al. search the captions for the words of the class name, score every image found against
+Geng et al. search the captions for the words of the class name, score every match against
 the mean feature of the class's templates, and keep the best 30 %. As they leave out what the
 corpus calls unsafe, so do we; copies within a class, which they keep, are left out too.
 """
@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import benchmark
-from benchmark import Images, Shots
+from benchmark import Images, Meter, Shots, Upstream
 
-from ._filters import first, screened
-from ._queries import ensemble, matches
+from ._filters import retrieve_filtered, top
+from ._queries import caption_matches, template_ensemble
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,6 +28,8 @@ FACTS = benchmark.Facts(
     citation="Geng et al. (2024), NeurIPS: substring retrieval, filtered by score",
     uses=("index",),
     filters=("duplicate", "safety", "watermark"),
+    uses_shots=False,
+    stochastic=False,
 )
 
 
@@ -36,13 +38,14 @@ class Params(benchmark.Params):
 
 
 def augment(
-    shots: Shots, upstream, meter, rng: np.random.Generator, params: Params
+    shots: Shots, upstream: Upstream, meter: Meter, rng: np.random.Generator, params: Params
 ) -> Iterator[Images]:
-    """Nothing is drawn by chance. A class whose names no caption holds gets nothing."""
+    """A class whose names no caption holds gets no image."""
     texts = [entry.members for entry in shots.classes]
     with meter.phase("retrieve"):
-        pools = matches(upstream.corpus.captions, shots.classes)
-        queries = ensemble(upstream.encoder, shots.classes)
+        pools = caption_matches(upstream.corpus.captions, shots.classes)
+        queries = template_ensemble(upstream.encoder, shots.classes)
         ranked = upstream.nearest(queries, len(upstream.corpus), pools)
-        kept = [first(found, math.ceil(params.keep * len(found.rows))) for found in ranked]
-        yield from screened(upstream, meter, kept, texts, shots.image_size)
+        # the share is of all matches, whatever the budget takes of them
+        kept = [top(found, math.ceil(params.keep * len(found.rows))) for found in ranked]
+        yield from retrieve_filtered(upstream, meter, kept, texts, shots.image_size)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import benchmark
-from benchmark import Images, Shots
+from benchmark import Images, Meter, Params, Shots, Upstream
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,16 +21,17 @@ FACTS = benchmark.Facts(
     paper="https://arxiv.org/abs/2304.10253",
     citation="Burg et al. (2023), TMLR: retrieval, here queried by image",
     uses=("index",),
+    stochastic=False,
 )
 
 
 def augment(
-    shots: Shots, upstream, meter, rng: np.random.Generator, params: benchmark.Params
+    shots: Shots, upstream: Upstream, meter: Meter, rng: np.random.Generator, params: Params
 ) -> Iterator[Images]:
-    """Nothing is drawn by chance."""
+    """The nearest of every class first."""
     labels = range(len(shots.classes))
     with meter.phase("retrieve"):
         queries = [upstream.encoder.encode_images(shots.of(label)) for label in labels]
-        found = upstream.nearest(queries, meter.budget.images_per_class)
+        nearest = upstream.nearest(queries, meter.budget.images_per_class)
         parents = [[shots.ids[row] for row in shots.rows(label)] for label in labels]
-        yield from upstream.retrieve(found, None, shots.image_size, parents=parents)
+        yield from upstream.retrieve(nearest, None, shots.image_size, parents=parents)

@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import benchmark
-from benchmark import Images, Shots
+from benchmark import Images, Meter, Shots, Upstream
 
-from ._filters import screened
-from ._queries import centroids, ensemble, matches
+from ._filters import retrieve_filtered
+from ._queries import caption_matches, shot_means, template_ensemble
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,6 +28,7 @@ FACTS = benchmark.Facts(
     citation="Wallingford et al. (2023), NeurIPS: Neural Priming",
     uses=("index",),
     filters=("duplicate", "safety", "watermark"),
+    stochastic=False,
 )
 
 
@@ -38,19 +39,19 @@ class Params(benchmark.Params):
 
 
 def augment(
-    shots: Shots, upstream, meter, rng: np.random.Generator, params: Params
+    shots: Shots, upstream: Upstream, meter: Meter, rng: np.random.Generator, params: Params
 ) -> Iterator[Images]:
-    """Nothing is drawn by chance. A class whose names no caption holds gets nothing."""
+    """A class whose names no caption holds gets no image."""
     from torch.nn import functional
 
     texts = [entry.members for entry in shots.classes]
     with meter.phase("retrieve"):
-        pools = matches(upstream.corpus.captions, shots.classes)
-        t = ensemble(upstream.encoder, shots.classes)
-        v = centroids(upstream.encoder, shots)
+        pools = caption_matches(upstream.corpus.captions, shots.classes)
+        t = template_ensemble(upstream.encoder, shots.classes)
+        v = shot_means(upstream.encoder, shots)
         mixed = [
             params.alpha * t_c + (1 - params.alpha) * v_c for t_c, v_c in zip(t, v, strict=True)
         ]
         queries = [functional.normalize(mixture, dim=-1) for mixture in mixed]
         ranked = upstream.nearest(queries, len(upstream.corpus), pools)
-        yield from screened(upstream, meter, ranked, texts, shots.image_size)
+        yield from retrieve_filtered(upstream, meter, ranked, texts, shots.image_size)

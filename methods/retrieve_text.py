@@ -1,8 +1,8 @@
 """The images of the corpus nearest to the class queries: retrieval in its plainest form.
 
 Burg et al. search the generator's own training images for nearest neighbours; Geng et al. (2024),
-arXiv 2406.05184, call the search by class texts "semantic" retrieval. An image counts for a class
-by its most similar query.
+arXiv 2406.05184, call the search by class texts "semantic" retrieval. The score of an image is its
+largest cosine over the queries of the class.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import benchmark
-from benchmark import Images, Shots
+from benchmark import Images, Meter, Params, Shots, Upstream
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,15 +23,17 @@ FACTS = benchmark.Facts(
     paper="https://arxiv.org/abs/2304.10253",
     citation="Burg et al. (2023), TMLR: the retrieval baseline",
     uses=("index",),
+    uses_shots=False,
+    stochastic=False,
 )
 
 
 def augment(
-    shots: Shots, upstream, meter, rng: np.random.Generator, params: benchmark.Params
+    shots: Shots, upstream: Upstream, meter: Meter, rng: np.random.Generator, params: Params
 ) -> Iterator[Images]:
-    """Nothing is drawn by chance."""
+    """The nearest of every class first."""
     texts = [entry.queries for entry in shots.classes]
     with meter.phase("retrieve"):
-        queries = [upstream.encoder.encode_texts(list(of_class)) for of_class in texts]
-        found = upstream.nearest(queries, meter.budget.images_per_class)
-        yield from upstream.retrieve(found, texts, shots.image_size)
+        queries = [upstream.encoder.encode_texts(of_class) for of_class in texts]
+        nearest = upstream.nearest(queries, meter.budget.images_per_class)
+        yield from upstream.retrieve(nearest, texts, shots.image_size)

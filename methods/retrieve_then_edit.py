@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import benchmark
-from benchmark import Images, Shots
+from benchmark import Images, Meter, Shots, Upstream
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,6 +25,7 @@ FACTS = benchmark.Facts(
     paper="https://arxiv.org/abs/2406.05184",
     citation="Geng et al. (2024), NeurIPS: retrieved images, noised and denoised",
     uses=("index", "generator"),
+    uses_shots=False,
 )
 
 
@@ -41,36 +42,38 @@ class Params(benchmark.Params):
 
 
 def augment(
-    shots: Shots, upstream, meter, rng: np.random.Generator, params: Params
+    shots: Shots, upstream: Upstream, meter: Meter, rng: np.random.Generator, params: Params
 ) -> Iterator[Images]:
-    """Rank by rank, the nearest of every class first; the prompts of a class in turn."""
+    """Rank by rank, the nearest of every class first; the prompts of a class are cycled."""
     generator, texts = upstream.generator, [entry.queries for entry in shots.classes]
     with meter.phase("retrieve"):
-        queries = [upstream.encoder.encode_texts(list(of_class)) for of_class in texts]
-        found = upstream.nearest(queries, meter.budget.images_per_class)
-        for images in upstream.retrieve(found, texts, shots.image_size, batch=generator.batch_size):
+        queries = [upstream.encoder.encode_texts(of_class) for of_class in texts]
+        nearest = upstream.nearest(queries, meter.budget.images_per_class)
+        # at the generator's size and in its batches, so that a batch is one call
+        for images in upstream.retrieve(nearest, texts, generator.size, batch=generator.batch_size):
             ranked = zip(images.labels, images.provenance, strict=True)
-            asked = [(shots.classes[label].prompts, told.rank) for label, told in ranked]
+            cycled = [(shots.classes[label].prompts, source.rank or 0) for label, source in ranked]
             with meter.phase("generate"):
                 (edited,) = generator.image_to_image(
                     images.pixels,
-                    [prompts[rank % len(prompts)] for prompts, rank in asked],
-                    images.labels,
-                    rng.integers(2**63, size=len(asked)).tolist(),
+                    [prompts[rank % len(prompts)] for prompts, rank in cycled],
+                    list(images.labels),
+                    rng.integers(2**63, size=len(cycled)).tolist(),
                     strength=params.strength,
                     size=shots.image_size,
                     guidance_scale=params.guidance_scale,
                     steps=params.steps,
-                    parents=[(told.corpus_id,) for told in images.provenance],
+                    parents=[(str(source.corpus_id),) for source in images.provenance],
                 )
-            facts = [
+            # the ledger holds both: how the source was retrieved, and how it was edited
+            provenance = [
                 replace(
-                    made,
-                    corpus_id=told.corpus_id,
-                    rank=told.rank,
-                    similarity=told.similarity,
-                    licence=told.licence,
+                    edit,
+                    corpus_id=source.corpus_id,
+                    rank=source.rank,
+                    similarity=source.similarity,
+                    licence=source.licence,
                 )
-                for made, told in zip(edited.provenance, images.provenance, strict=True)
+                for edit, source in zip(edited.provenance, images.provenance, strict=True)
             ]
-            yield replace(edited, provenance=facts)
+            yield replace(edited, provenance=provenance)

@@ -1,8 +1,8 @@
-"""The generator personalised on what was retrieved: shots and neighbours teach it together.
+"""The generator personalised on shots and retrieved images together.
 
-A hybrid of ours: retrieval by the class queries finds more images of a class than there are
-shots, and low-rank adapters in the denoiser learn from both, each image under the prompt of its
-class that describes it best.
+A hybrid of ours: retrieval by the class queries gives more images of a class than there are shots,
+and low-rank adapters in the denoiser learn from both, each image under the prompt of its class that
+describes it best.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import benchmark
-from benchmark import Images, Shots
+from benchmark import Images, Meter, Shots, Upstream
 
-from ._personalize import Sampling, captions, drawn, examples, fit_shared, spare
-from ._subjects import fixed, neighbours
+from ._personalize import FitParams, captions, examples, fit_shared
+from ._sampling import sample_images, sampling_tflops
+from ._subjects import encode_once, with_neighbours
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,7 +31,7 @@ FACTS = benchmark.Facts(
 )
 
 
-class Params(Sampling):
+class Params(FitParams):
     """Ours; ``published`` is what diffusers documents for LoRA."""
 
     neighbours: int = benchmark.param(20, help="images retrieved for each class", ge=1)
@@ -41,20 +42,21 @@ class Params(Sampling):
 
 
 def augment(
-    shots: Shots, upstream, meter, rng: np.random.Generator, params: Params
+    shots: Shots, upstream: Upstream, meter: Meter, rng: np.random.Generator, params: Params
 ) -> Iterator[Images]:
-    """Retrieves, trains on shots and neighbours, generates; the adapters are taken out."""
+    """Retrieves, trains on shots and neighbours, samples; the adapters are removed."""
     from benchmark.upstream.adapters import UNET_ATTENTION, lora
     from benchmark.upstream.generator import denoiser
 
-    more = neighbours(shots, upstream, meter, params.neighbours)
-    z = examples(more, upstream, meter)
-    texts = [t.format(name=member) for t, member in captions(more, upstream, meter)]
+    together = with_neighbours(shots, upstream, meter, params.neighbours)
+    z = examples(together, upstream, meter)
+    texts = [t.format(name=member) for t, member in captions(together, upstream, meter)]
     seed = int(rng.integers(2**31))
     with meter.phase("fit"):
-        c = fixed(upstream.generator, texts)
+        c = encode_once(upstream.generator, texts)
     theta = denoiser(upstream.generator.pipeline)
     with lora(theta, params.rank, targets=UNET_ATTENTION, seed=seed) as weights:
-        left = spare(shots, upstream, meter, params)  # with the adapters in place
-        fit_shared(upstream, z, c, weights, meter, rng, params, left)
-        yield from drawn(shots, upstream, meter, rng, params)
+        # estimated with the adapters in place: they add to what an image costs
+        reserve = sampling_tflops(shots, upstream, meter, params)
+        fit_shared(upstream, z, c, weights, meter, rng, params, reserve)
+        yield from sample_images(shots, upstream, meter, rng, params)

@@ -2,8 +2,9 @@
 
 SuS-LC of Udandarao et al.: for each class, the images nearest to its texts. TIP-X, the
 training-free classifier they build on the support set, is no augmentation and not part of this.
-They ask with plain prompts ("photo") or with descriptions that a language model wrote ("CuPL");
-here a query is the mean of a prompt's features without and with the task card's definition.
+They query with the plain class name ("photo") or with descriptions that a language model wrote
+("CuPL"); here a query is the mean of a prompt's features without and with the task card's
+definition.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import benchmark
-from benchmark import Images, Shots
+from benchmark import Images, Meter, Params, Shots, Upstream
 
-from ._queries import described
+from ._queries import with_definitions
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,22 +27,25 @@ FACTS = benchmark.Facts(
     paper="https://arxiv.org/abs/2211.16198",
     citation="Udandarao et al. (2023), ICCV: SuS-LC",
     uses=("index",),
+    uses_shots=False,
+    stochastic=False,
 )
 
 
 def augment(
-    shots: Shots, upstream, meter, rng: np.random.Generator, params: benchmark.Params
+    shots: Shots, upstream: Upstream, meter: Meter, rng: np.random.Generator, params: Params
 ) -> Iterator[Images]:
-    """Nothing is drawn by chance. An image counts for a class by its nearest query."""
+    """The score of an image is its largest cosine over the queries of the class."""
     from torch.nn import functional
 
-    texts = [described(entry) for entry in shots.classes]
-    names = [[pair[-1] for pair in of_class] for of_class in texts]
+    texts = [with_definitions(entry) for entry in shots.classes]
+    longest = [[pair[-1] for pair in of_class] for of_class in texts]  # for the ledger
     with meter.phase("retrieve"):
         queries = []
         for of_class in texts:
             features = upstream.encoder.encode_texts([text for pair in of_class for text in pair])
+            # one row of features for a prompt without its definition, one with it
             means = features.unflatten(0, (len(of_class), -1)).mean(1)
             queries.append(functional.normalize(means, dim=-1))
-        found = upstream.nearest(queries, meter.budget.images_per_class)
-        yield from upstream.retrieve(found, names, shots.image_size)
+        nearest = upstream.nearest(queries, meter.budget.images_per_class)
+        yield from upstream.retrieve(nearest, longest, shots.image_size)

@@ -11,10 +11,9 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import benchmark
-from benchmark import Images, Shots
+from benchmark import Images, Meter, Shots, Upstream
 
-from ._inversion import invert
-from ._personalize import Sampling, drawn, spare
+from ._inversion import InversionParams, invert_and_sample
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,19 +29,12 @@ FACTS = benchmark.Facts(
 )
 
 
-class Params(Sampling):
-    """``published``: section 4 and appendix of the paper, for one word."""
-
-    tokens: int = benchmark.param(1, help="vectors of a word", ge=1, le=16)
-    fit_steps: int = benchmark.param(100, help="optimiser steps", published=5000, ge=1)
-    lr: float = benchmark.param(5e-3, help="learning rate", gt=0)
-    batch_size: int = benchmark.param(1, help="images of each class in a step", published=4, ge=1)
+class Params(InversionParams):
+    """One embedding per class, as in the paper."""
 
 
 def augment(
-    shots: Shots, upstream, meter, rng: np.random.Generator, params: Params
+    shots: Shots, upstream: Upstream, meter: Meter, rng: np.random.Generator, params: Params
 ) -> Iterator[Images]:
-    """Learns the words, then asks for them where the class name stood."""
-    left = spare(shots, upstream, meter, params)
-    with invert(shots, upstream, meter, rng, params, left) as texts:
-        yield from drawn(shots, upstream, meter, rng, params, texts)
+    """Learns the words, then prompts with them in place of the class names."""
+    yield from invert_and_sample(shots, upstream, meter, rng, params)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import benchmark
-from benchmark import Images, Shots
+from benchmark import Images, Meter, Params, Shots, Upstream
 
 from ._classical import transformed
 
@@ -22,9 +22,9 @@ FACTS = benchmark.Facts(
 
 
 def augment(
-    shots: Shots, upstream, meter, rng: np.random.Generator, params: benchmark.Params
+    shots: Shots, upstream: Upstream, meter: Meter, rng: np.random.Generator, params: Params
 ) -> Iterator[Images]:
-    """The shots of each class in turn, each time through another operation of the wide space."""
+    """The shots of each class, cycled, each time through another operation of the wide space."""
     from torchvision.transforms import TrivialAugmentWide
 
     # torchvision's defaults are the paper's: 31 strengths, none of them learned or searched for

@@ -1,8 +1,8 @@
-"""Images generated without a text, each given to the class it looks like.
+"""Images generated without a text, each labelled with the class it looks like.
 
-The generator is asked for nothing ("", no guidance), as the baseline of Burg et al. How images
-come by a class is a choice of ours: of every turn's candidates each class gets one, so that the
-sum of the cosines to the mean features of the classes' shots is largest.
+The prompt is empty and there is no guidance, as in the baseline of Burg et al. How labels are
+assigned is a choice of ours: of every turn's candidates each class gets one, so that the sum of the
+cosines to the mean features of the classes' shots is largest.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import benchmark
-from benchmark import Images, Shots
+from benchmark import Images, Meter, Shots, Upstream
 
 from ._filters import joined
-from ._queries import centroids
+from ._queries import shot_means
+from ._sampling import Steps
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,24 +31,23 @@ FACTS = benchmark.Facts(
 )
 
 
-class Params(benchmark.Params):
+class Params(Steps):
     oversample: int = benchmark.param(2, help="images generated for each one kept", ge=1, le=100)
-    steps: int = benchmark.param(12, help="denoising steps", published=50, ge=1, le=1000)
 
 
 def augment(
-    shots: Shots, upstream, meter, rng: np.random.Generator, params: Params
+    shots: Shots, upstream: Upstream, meter: Meter, rng: np.random.Generator, params: Params
 ) -> Iterator[Images]:
     """Turn by turn, one image of every class."""
     candidates = params.oversample * len(shots.classes)
     with meter.phase("filter"):
-        means = centroids(upstream.encoder, shots)
+        means = shot_means(upstream.encoder, shots)
     for _ in range(meter.budget.images_per_class):
         with meter.phase("generate"):
-            made = joined(
+            images = joined(
                 upstream.generator.text_to_image(
                     [""] * candidates,
-                    [0] * candidates,
+                    [0] * candidates,  # no class yet
                     rng.integers(2**63, size=candidates).tolist(),
                     size=shots.image_size,
                     guidance_scale=1.0,
@@ -55,13 +55,13 @@ def augment(
                 )
             )
         with meter.phase("filter"):
-            cosines = (upstream.encoder.encode_images(made.pixels) @ means.T).numpy()
-        yield assigned(made, cosines)
+            cosines = (upstream.encoder.encode_images(images.pixels) @ means.T).numpy()
+        yield assigned(images, cosines)
 
 
-def assigned(made: Images, cosines: np.ndarray) -> Images:
-    """Labels by the best assignment of images to classes; who is left over was outdone in the
-    class it is nearest to.
+def assigned(images: Images, cosines: np.ndarray) -> Images:
+    """Labels by the best assignment of images to classes; an image that is assigned to none is
+    rejected, under the class it is nearest to.
 
     Args:
         cosines: float [B, C], B at least C.
@@ -70,21 +70,21 @@ def assigned(made: Images, cosines: np.ndarray) -> Images:
     from scipy.optimize import linear_sum_assignment
 
     labels = cosines.argmax(1)
-    images, classes = linear_sum_assignment(cosines, maximize=True)
-    labels[images] = classes
-    held = np.empty(cosines.shape[1])
-    held[classes] = cosines[images, classes]
+    rows, classes = linear_sum_assignment(cosines, maximize=True)
+    labels[rows] = classes
+    best = np.empty(cosines.shape[1])  # the cosine of the image that each class gets
+    best[classes] = cosines[rows, classes]
     own = cosines[np.arange(len(labels)), labels]
-    left = set(range(len(labels))) - set(images.tolist())
+    unassigned = set(range(len(labels))) - set(rows.tolist())
     return replace(
-        made,
+        images,
         labels=labels,
         provenance=[
-            replace(told, similarity=float(cosine))
-            for told, cosine in zip(made.provenance, own, strict=True)
+            replace(row, similarity=float(cosine))
+            for row, cosine in zip(images.provenance, own, strict=True)
         ],
         rejected=[
-            f"score: {own[row]:.3f} < {held[labels[row]]:.3f}" if row in left else ""
+            f"score: {own[row]:.3f} < {best[labels[row]]:.3f}" if row in unassigned else ""
             for row in range(len(labels))
         ],
     )

@@ -1,4 +1,5 @@
-"""What may be trained of a generator, and how it is undone: pseudo-words, LoRA, whole weights.
+"""What may be trained of a generator, and how it is undone: placeholder embeddings, LoRA, whole
+weights.
 
 Every adapter is a context: inside it the pipeline works with it, afterwards every weight, layer
 and flag of the pipeline is as it was, to the bit.
@@ -48,9 +49,11 @@ def rare_words(
     parts = text_parts(pipeline)
     used = {id_ for tokenizer, _ in parts for text in avoid for id_ in tokenizer(text).input_ids}
     words = []
+    # "</w>" ends a word in CLIP's vocabulary; what lacks it is the beginning of a longer word
     ends = [(t[:-4], id_) for t, id_ in parts[0][0].get_vocab().items() if t.endswith("</w>")]
     for word, id_ in sorted(ends, key=lambda entry: (len(entry[0]) > 3, -entry[1])):
         plain = len(word) > 1 and word.isascii() and word.isalpha() and word.islower()
+        # some entries of a vocabulary are never produced: other merges come before theirs
         if not plain or id_ in used or _token(parts[0][0], word) != id_:
             continue
         if all(_token(tokenizer, word) is not None for tokenizer, _ in parts[1:]):
@@ -59,64 +62,72 @@ def rare_words(
                 return words
     least = count if at_least is None else at_least
     if len(words) < least:
-        raise Unavailable(f"{least} rare words wanted, the tokenizer has {len(words)}")
+        raise Unavailable(f"{least} rare words needed, the tokenizer has {len(words)}")
     return words
 
 
 @contextmanager
-def pseudo_words(
-    pipeline: Any, words: Sequence[str], beginnings: Sequence[str] | None = None
-) -> Iterator[Sequence[Tensor]]:
-    """Gives words vectors of their own (Gal et al. 2022, arXiv 2208.01618): inside, wherever one
-    of them stands in a prompt, its trained vector is read in place of the vocabulary's.
+def placeholder_embeddings(
+    pipeline: Any, words: Sequence[str], init_texts: Sequence[str] | None = None
+) -> Iterator[list[Tensor]]:
+    """Trainable embeddings for placeholder tokens (textual inversion: Gal et al. 2022, arXiv
+    2208.01618): inside, wherever one of the words stands in a prompt, its trainable embedding
+    takes the place of the vocabulary's.
+
+    The placeholders are words of the vocabulary, not tokens added to it: the text encoders of
+    Stable Diffusion 1.5 and XL take the largest token id for the end of the prompt.
 
     Args:
-        words: N words of one token each, as ``rare_words`` finds them.
-        beginnings: N texts; a vector starts as the mean of its text's token vectors. Default:
-            the vocabulary's own vector of the word.
+        words: N words of one token each, as ``rare_words`` returns them.
+        init_texts: N texts; an embedding starts as the mean of its text's token embeddings.
+            Default: the vocabulary's own embedding of the word.
 
     Yields:
-        The vectors to train, [N, D] for every text encoder.
+        The embeddings to train, [N, D] for every text encoder.
+
+    Raises:
+        ValueError: a word is not one token.
     """
     with ExitStack() as stack:
-        vectors = []
+        embeddings: list[Tensor] = []
         for tokenizer, encoder in text_parts(pipeline):
-            layer = _PseudoWords(tokenizer, encoder.get_input_embeddings(), words, beginnings)
+            base = encoder.get_input_embeddings()
+            layer = _PlaceholderEmbedding(tokenizer, base, words, init_texts)
             encoder.set_input_embeddings(layer)
-            stack.callback(encoder.set_input_embeddings, layer.base)
-            vectors.append(layer.vectors)
-        yield vectors
+            stack.callback(encoder.set_input_embeddings, base)
+            embeddings.append(layer.trainable)
+        yield embeddings
 
 
-class _PseudoWords(nn.Module):
-    """An embedding layer in front of another, with vectors of its own for some tokens."""
+class _PlaceholderEmbedding(nn.Module):
+    """An embedding layer in front of another, with trainable rows for some tokens."""
+
+    rows: Tensor  # token id to row of ``trainable``; -1 for tokens that are no placeholder
 
     def __init__(
         self,
         tokenizer: Any,
         base: nn.Embedding,
         words: Sequence[str],
-        beginnings: Sequence[str] | None,
+        init_texts: Sequence[str] | None,
     ) -> None:
         super().__init__()
         self.base = base
-        self.weight = base.weight  # its type and device are asked for by name
+        self.weight = base.weight  # transformers reads dtype and device from ``weight``
         ids = [_token(tokenizer, word) for word in words]
         if faults := [word for word, id_ in zip(words, ids, strict=True) if id_ is None]:
             raise ValueError(f"not one token each: {', '.join(faults)}")
-        texts = beginnings if beginnings is not None else words
-        rows = [base.weight[_tokens(tokenizer, text)].mean(dim=0) for text in texts]
-        self.vectors = nn.Parameter(torch.stack(rows).detach().clone())
-        place = torch.full((len(base.weight),), -1, device=base.weight.device)
-        place[torch.tensor(ids)] = torch.arange(len(ids), device=place.device)
-        self.register_buffer("place", place, persistent=False)
-
-    place: Tensor
+        texts = init_texts if init_texts is not None else words
+        start = [base.weight[_tokens(tokenizer, text)].mean(dim=0) for text in texts]
+        self.trainable = nn.Parameter(torch.stack(start).detach().clone())
+        rows = torch.full((len(base.weight),), -1, device=base.weight.device)
+        rows[torch.tensor(ids)] = torch.arange(len(ids), device=rows.device)
+        self.register_buffer("rows", rows, persistent=False)
 
     def forward(self, ids: Tensor) -> Tensor:
-        place = self.place[ids]
-        own = self.vectors[place.clamp(min=0)]
-        return torch.where((place >= 0)[..., None], own, self.base(ids))
+        rows = self.rows[ids]
+        trainable = self.trainable[rows.clamp(min=0)]  # a row for every token; not all are used
+        return torch.where((rows >= 0)[..., None], trainable, self.base(ids))
 
 
 @contextmanager
@@ -129,18 +140,20 @@ def lora(
     seed: int = 0,
 ) -> Iterator[list[Tensor]]:
     """Low-rank adapters (Hu et al. 2021, arXiv 2106.09685) on the layers of ``module`` whose
-    names end in one of ``targets``; they add nothing until they are trained.
+    names end in one of ``targets``; they change nothing until they are trained.
 
     Args:
         rank: r.
-        alpha: scale of what they add is alpha / r; default r.
+        alpha: their output is scaled by alpha / r; default r.
         seed: of their initial weights.
 
     Yields:
-        Their weights, to train.
+        The adapters' weights, to train.
+
+    Raises:
+        ValueError: no layer has such a name.
     """
-    from peft import LoraConfig, inject_adapter_in_model
-    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft import LoraConfig, LoraModel
 
     config = LoraConfig(
         r=rank,
@@ -148,26 +161,18 @@ def lora(
         target_modules=list(targets),
         init_lora_weights="gaussian",
     )
-    held = {name: weight.requires_grad for name, weight in module.named_parameters()}
+    flags = {name: weight.requires_grad for name, weight in module.named_parameters()}
     devices = {weight.device for weight in module.parameters() if weight.is_cuda}
     with torch.random.fork_rng(devices):
         torch.manual_seed(seed)
-        inject_adapter_in_model(config, module)
+        adapters = LoraModel(module, config, "default")  # works on ``module`` in place
     try:
         yield [weight for weight in module.parameters() if weight.requires_grad]
     finally:
-        adapted = [
-            (name, layer)
-            for name, layer in module.named_modules()
-            if isinstance(layer, BaseTunerLayer)
-        ]
-        for name, layer in adapted:
-            parent, _, child = name.rpartition(".")
-            setattr(module.get_submodule(parent), child, layer.get_base_layer())
-        if hasattr(module, "peft_config"):
-            del module.peft_config
+        adapters.unload()
+        # peft freezes what it adapts and leaves it frozen
         for name, weight in module.named_parameters():
-            weight.requires_grad_(held[name])
+            weight.requires_grad_(flags[name])
 
 
 @contextmanager
@@ -180,7 +185,7 @@ def unfrozen(
         The weights, in the order of their names in the module.
     """
     weights = [weight for name, weight in module.named_parameters() if chosen(name)]
-    saved = [weight.detach().cpu().clone() for weight in weights]
+    saved = [weight.detach().cpu().clone() for weight in weights]  # the device may have no room
     for weight in weights:
         weight.requires_grad_(True)
     try:

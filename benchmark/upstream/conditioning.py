@@ -1,5 +1,4 @@
-"""What the denoiser is told beside the noisy latents: embedded prompts, of one text encoder or of
-two."""
+"""Prompt embeddings for the denoiser, from one text encoder or from two."""
 
 from __future__ import annotations
 
@@ -7,17 +6,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 
 @dataclass(frozen=True)
 class Conditioning:
-    """The conditions of N images.
+    """The conditioning of N images.
 
     Attributes:
         embeds: [N, L, D], one row per token; gradients flow where the text encoder, a
-            pseudo-word or the tensor itself is trained.
+            placeholder embedding or the tensor itself is trained.
         pooled: [N, P], one row per prompt (Stable Diffusion XL: Podell et al. 2023, arXiv
             2307.01952, section 2.1); None for pipelines that have none.
     """
@@ -28,46 +28,47 @@ class Conditioning:
     def __len__(self) -> int:
         return len(self.embeds)
 
-    def rows(self, chosen: Sequence[int] | Tensor | slice) -> Conditioning:
-        """The conditions of some of the images, in the order given; a row may come twice."""
+    def rows(self, chosen: Sequence[int] | np.ndarray | Tensor | slice) -> Conditioning:
+        """The conditioning of some of the images, in the order given; a row may come twice."""
         index = chosen if isinstance(chosen, slice) else torch.as_tensor(chosen, dtype=torch.long)
         return Conditioning(
             self.embeds[index], self.pooled[index] if self.pooled is not None else None
         )
 
     def tensors(self) -> list[Tensor]:
-        """Those of the two that there are."""
+        """``embeds``, and ``pooled`` where there is one."""
         return [part for part in (self.embeds, self.pooled) if part is not None]
 
-    def trained(self) -> Conditioning:
-        """A copy whose tensors are leaves that gradients are collected in."""
+    def trainable(self) -> Conditioning:
+        """A copy whose tensors are leaves that require gradients."""
         copies = [part.detach().clone().requires_grad_(True) for part in self.tensors()]
         return Conditioning(*copies)
 
     def arguments(self) -> dict[str, Tensor]:
-        """As a diffusers pipeline takes them."""
-        given = {"prompt_embeds": self.embeds.detach()}
+        """As a diffusers pipeline takes it."""
+        arguments = {"prompt_embeds": self.embeds.detach()}
         if self.pooled is not None:
-            given["pooled_prompt_embeds"] = self.pooled.detach()
-        return given
+            arguments["pooled_prompt_embeds"] = self.pooled.detach()
+        return arguments
 
 
 def encode(pipeline: Any, texts: Sequence[str]) -> Conditioning:
     """N texts through the tokenizers and text encoders of a pipeline; what exceeds their context
     is cut."""
-    found = pipeline.encode_prompt(
+    outputs = pipeline.encode_prompt(
         prompt=list(texts),
         device=pipeline.device,
         num_images_per_prompt=1,
         do_classifier_free_guidance=False,
     )
     # Stable Diffusion: embeds, negative; XL: embeds, negative, pooled, negative pooled
-    return Conditioning(found[0], found[2] if len(found) == 4 else None)
+    return Conditioning(outputs[0], outputs[2] if len(outputs) == 4 else None)
 
 
-def added(pipeline: Any, conditioning: Conditioning, size: int) -> dict[str, Any]:
-    """Further arguments of the denoiser: none, or for XL the pooled prompts and the sizes that
-    its training images are described by (original size, crop, target size: nothing cropped)."""
+def added_conditions(pipeline: Any, conditioning: Conditioning, size: int) -> dict[str, Any]:
+    """Further arguments of the denoiser: none, or for XL the pooled prompt embeddings and the size
+    conditioning (Podell et al. 2023, arXiv 2307.01952, section 2.2: original size, crop, target
+    size; here nothing is cropped)."""
     if conditioning.pooled is None:
         return {}
     ids = pipeline._get_add_time_ids(

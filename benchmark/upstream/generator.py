@@ -22,12 +22,12 @@ from benchmark.images import decode, encode_png
 from benchmark.meter import Meter
 from benchmark.protocol import GeneratorSpec
 from benchmark.upstream.adapters import text_parts
-from benchmark.upstream.conditioning import Conditioning, added, encode
+from benchmark.upstream.conditioning import Conditioning, added_conditions, encode
 from benchmark.upstream.hashes import generator_hash, local_path
 from benchmark.upstream.loading import half_precision, loading
 
-# Stable Diffusion 1.x comes with a model that blanks out images; the ledger keeps every image.
-_UNCHECKED = {"safety_checker": None, "requires_safety_checker": False}
+# Stable Diffusion 1.x comes with a model that blacks out images; the ledger keeps every image.
+_NO_SAFETY_CHECKER = {"safety_checker": None, "requires_safety_checker": False}
 
 
 class Generator:
@@ -88,8 +88,9 @@ class Generator:
                 2207.12598); at 1 or below there is none and a step costs half. None: the
                 upstream's (``sampling``).
             steps: of the pipeline's sampler; None: the upstream's.
-            conditioning: of the N images, in place of the embedded prompts, which then only
-                describe it in the ledger.
+            negative_prompt: what guidance leads away from, in place of the empty prompt.
+            conditioning: of the N images, used in place of the prompts, which then only describe
+                it in the ledger.
 
         Raises:
             MethodError: an image is not finite, as happens when training diverged.
@@ -101,14 +102,14 @@ class Generator:
                 self.pipeline,
                 seeds[batch],
                 size,
-                **self._asked(prompts[batch], conditioning, batch, negative_prompt),
+                **_prompt_arguments(prompts[batch], conditioning, batch, negative_prompt),
                 height=self.size,
                 width=self.size,
                 num_inference_steps=steps,
                 guidance_scale=guidance_scale,
             )
-            told = self._told(prompts[batch], seeds[batch], nfe, guidance_scale)
-            yield Images(pixels, list(labels[batch]), told)
+            provenance = self._provenance(prompts[batch], seeds[batch], nfe, guidance_scale)
+            yield Images(pixels, list(labels[batch]), provenance)
 
     def image_to_image(
         self,
@@ -145,32 +146,33 @@ class Generator:
                 size,
                 image=self._at_own_size(images[batch]),
                 strength=strength,
-                **self._asked(prompts[batch], conditioning, batch, None),
+                **_prompt_arguments(prompts[batch], conditioning, batch),
                 num_inference_steps=steps,
                 guidance_scale=guidance_scale,
             )
-            told = self._told(prompts[batch], seeds[batch], nfe, guidance_scale)
+            provenance = self._provenance(prompts[batch], seeds[batch], nfe, guidance_scale)
             if parents is not None:
-                told = [
+                provenance = [
                     replace(row, parents=tuple(ids))
-                    for row, ids in zip(told, parents[batch], strict=True)
+                    for row, ids in zip(provenance, parents[batch], strict=True)
                 ]
-            yield Images(pixels, list(labels[batch]), told)
+            yield Images(pixels, list(labels[batch]), provenance)
 
     def condition(self, texts: Sequence[str]) -> Conditioning:
-        """Texts as the denoiser is told them; see ``conditioning.encode``."""
+        """N texts to their prompt embeddings; see ``conditioning.encode``."""
         return encode(self.pipeline, texts)
 
     def encode(self, images: np.ndarray) -> Tensor:
-        """uint8 [N, H, W, 3] to the means of their latents, [N, c, h, w], scaled as the denoiser
-        is used to. (Their spread is left out: it is tiny beside the noise of training.)"""
-        autoencoder, found = self.pipeline.vae, []
+        """uint8 [N, H, W, 3], N at least 1, to the means of their latents, [N, c, h, w], scaled as
+        the denoiser was trained on them. (Their variance is left out: it is tiny beside the noise
+        of training.)"""
+        vae, latents = self.pipeline.vae, []
         for start in range(0, len(images), self.batch_size):
-            given = self._at_own_size(images[start : start + self.batch_size]) * 2 - 1
+            pixels = self._at_own_size(images[start : start + self.batch_size]) * 2 - 1
             with torch.no_grad():
-                posterior = autoencoder.encode(given.to(autoencoder.dtype)).latent_dist
-            found.append(posterior.mean * autoencoder.config.scaling_factor)
-        return torch.cat(found)
+                posterior = vae.encode(pixels.to(vae.dtype)).latent_dist
+            latents.append(posterior.mean * vae.config.scaling_factor)
+        return torch.cat(latents)
 
     def predict(self, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
         """One evaluation of the denoiser, with gradients where they are on.
@@ -178,12 +180,15 @@ class Generator:
         Args:
             noisy: [B, c, h, w].
             timesteps: int64 [B].
+
+        Returns:
+            [B, c, h, w]: noise, or v, as the denoiser was trained to predict.
         """
         predicted: Tensor = denoiser(self.pipeline)(
             noisy,
             timesteps,
             encoder_hidden_states=conditioning.embeds,
-            **added(self.pipeline, conditioning, self.size),
+            **added_conditions(self.pipeline, conditioning, self.size),
         ).sample
         return predicted
 
@@ -210,8 +215,8 @@ class Generator:
         guidance_scale: float | None = None,
         strength: float | None = None,
     ) -> float:
-        """TFLOPs that so many images will cost: what a method leaves of its budget while it
-        trains. Where a pipeline saves an evaluation, they cost less.
+        """TFLOPs that generating so many images will cost: what a method that trains reserves of
+        its budget. An upper bound: a pipeline may save an evaluation (XL embeds no empty prompt).
 
         Args:
             strength: of edits; None for images made from noise alone.
@@ -219,22 +224,26 @@ class Generator:
         steps, guidance_scale = self.resolve_sampling(steps, guidance_scale)
         pipeline, side = self.pipeline, self.size // int(self.pipeline.vae_scale_factor)
         with self._unmetered(), torch.no_grad():
-            told = encode(pipeline, [""])
-            like: dict[str, Any] = {"dtype": told.embeds.dtype, "device": told.embeds.device}
+            empty = encode(pipeline, [""])
+            like: dict[str, Any] = {"dtype": empty.embeds.dtype, "device": empty.embeds.device}
             config: Any = denoiser(pipeline).config
             noisy = torch.zeros(1, config.in_channels, side, side, **like)
-            given = {"encoder_hidden_states": told.embeds, **added(pipeline, told, self.size)}
-            ids = torch.zeros(told.embeds.shape[:2], dtype=torch.long, device=noisy.device)
-            once = count_flops(denoiser(pipeline), (noisy, ids[:, 0]), given, False)
-            read = sum(count_flops(part, (ids,), {}, False) for _, part in text_parts(pipeline))
+            given = {
+                "encoder_hidden_states": empty.embeds,
+                **added_conditions(pipeline, empty, self.size),
+            }
+            ids = torch.zeros(empty.embeds.shape[:2], dtype=torch.long, device=noisy.device)
+            evaluation = count_flops(denoiser(pipeline), (noisy, ids[:, 0]), given, False)
+            text = sum(count_flops(part, (ids,), {}, False) for _, part in text_parts(pipeline))
             if strength is None:
                 parts = pipeline.vae.decoder, getattr(pipeline.vae, "post_quant_conv", None)
-                coded = sum(count_flops(part, (noisy,), {}, False) for part in parts if part)
+                vae = sum(count_flops(part, (noisy,), {}, False) for part in parts if part)
             else:  # called as a whole, an autoencoder encodes and decodes
                 pixels = torch.zeros(1, 3, self.size, self.size, **like)
-                coded = count_flops(pipeline.vae, (pixels,), {}, False)
-        rows = 2 if guidance_scale > 1 else 1
-        return images * (rows * (self._evaluations(steps, strength) * once + read) + coded) / 1e12
+                vae = count_flops(pipeline.vae, (pixels,), {}, False)
+        rows = 2 if guidance_scale > 1 else 1  # with guidance, every prompt has an empty one beside
+        nfe = self._evaluations(steps, strength)
+        return images * (rows * (nfe * evaluation + text) + vae) / 1e12
 
     def sample(
         self, pipeline: Any, seeds: Sequence[int], size: int, **arguments: Any
@@ -253,8 +262,8 @@ class Generator:
             meter.charge(images=len(seeds))
         noise = [torch.Generator().manual_seed(int(seed)) for seed in seeds]
         with torch.no_grad(), counting_rows(denoiser(pipeline)) as rows:
-            made = pipeline(generator=noise, output_type="pt", **arguments).images
-        return to_pixels(made, size), rows[0] // len(seeds)
+            images = pipeline(generator=noise, output_type="pt", **arguments).images
+        return to_pixels(images, size), rows[0] // len(seeds)
 
     @cached_property
     def _editing(self) -> Any:
@@ -278,20 +287,7 @@ class Generator:
         with meter.paused() if meter is not None else nullcontext():
             yield
 
-    def _asked(
-        self,
-        prompts: Sequence[str],
-        conditioning: Conditioning | None,
-        batch: slice,
-        negative_prompt: str | None,
-    ) -> dict[str, Any]:
-        """The arguments of a pipeline that say what to draw."""
-        negative = [negative_prompt] * len(prompts) if negative_prompt else None
-        if conditioning is None:
-            return {"prompt": list(prompts), "negative_prompt": negative}
-        return {**conditioning.rows(batch).arguments(), "negative_prompt": negative}
-
-    def _told(
+    def _provenance(
         self, prompts: Sequence[str], seeds: Sequence[int], nfe: int, guidance_scale: float
     ) -> list[Provenance]:
         return [
@@ -308,10 +304,10 @@ class Generator:
 
     def _at_own_size(self, images: np.ndarray) -> Tensor:
         """uint8 [N, H, W, 3] to float [N, 3, S, S] in 0..1, S = ``self.size``, on the device."""
-        given = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 255
-        if given.shape[-2:] != (self.size, self.size):
-            given = interpolate(given, (self.size, self.size), mode="bicubic", antialias=True)
-        return given.clamp(0, 1).to(self.device)
+        pixels = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 255
+        if pixels.shape[-2:] != (self.size, self.size):
+            pixels = interpolate(pixels, (self.size, self.size), mode="bicubic", antialias=True)
+        return pixels.clamp(0, 1).to(self.device)  # bicubic overshoots
 
 
 def to_pixels(images: Tensor, size: int) -> np.ndarray:
@@ -322,8 +318,8 @@ def to_pixels(images: Tensor, size: int) -> np.ndarray:
     """
     if not torch.isfinite(images).all():
         raise MethodError("the generator made an image with values that are not finite")
-    whole = (images.float().clamp(0, 1) * 255).round().to(torch.uint8)
-    pixels = whole.permute(0, 2, 3, 1).cpu().numpy()
+    rounded = (images.float().clamp(0, 1) * 255).round().to(torch.uint8)
+    pixels = rounded.permute(0, 2, 3, 1).cpu().numpy()
     if pixels.shape[1:3] == (size, size):
         return pixels
     return np.stack([decode(encode_png(image), size, "a generated image") for image in pixels])
@@ -351,6 +347,19 @@ def counting_rows(module: nn.Module) -> Iterator[list[int]]:
         handle.remove()
 
 
+def _prompt_arguments(
+    prompts: Sequence[str],
+    conditioning: Conditioning | None,
+    batch: slice,
+    negative_prompt: str | None = None,
+) -> dict[str, Any]:
+    """The arguments of a diffusers pipeline that say what one batch is to show."""
+    negative = [negative_prompt] * len(prompts) if negative_prompt else None
+    if conditioning is None:
+        return {"prompt": list(prompts), "negative_prompt": negative}
+    return {**conditioning.rows(batch).arguments(), "negative_prompt": negative}
+
+
 def _at_least_a_step(strength: float, steps: int) -> float:
     """``strength`` for which a pipeline takes one step or more: it rounds the product with
     ``steps`` down, and 49 * (1 / 49) lies below 1."""
@@ -364,25 +373,25 @@ def _load(spec: GeneratorSpec, root: Path, device: str) -> Any:
 
     for logging in (diffusers_logging, transformers_logging):
         logging.disable_progress_bar()
-    wanted, folder = spec, local_path(spec.model, root)
-    source = str(folder.resolve()) if folder is not None else wanted.model
+    folder = local_path(spec.model, root)
+    source = str(folder.resolve()) if folder is not None else spec.model
     pinned = {
-        "revision": None if folder else wanted.revision,
+        "revision": None if folder else spec.revision,
         "local_files_only": folder is not None,
     }
-    with loading(f"generator {wanted.model!r}", folder):
+    with loading(f"generator {spec.model!r}", folder):
         config = DiffusionPipeline.load_config(source, **pinned)
         pipeline = AutoPipelineForText2Image.from_pretrained(
             source,
             **pinned,
-            variant=wanted.variant,
+            variant=spec.variant,
             dtype=half_precision(device),
-            **{key: value for key, value in _UNCHECKED.items() if key in config},
+            **{key: value for key, value in _NO_SAFETY_CHECKER.items() if key in config},
         )
     pipeline.set_progress_bar_config(disable=True)
-    if wanted.sampling.scheduler:
-        pipeline.scheduler = _scheduler(wanted.sampling.scheduler, pipeline)
-    _check_size(pipeline, wanted.model, wanted.size)
+    if spec.sampling.scheduler:
+        pipeline.scheduler = _scheduler(spec.sampling.scheduler, pipeline)
+    _check_size(pipeline, spec.model, spec.size)
     for module, _ in _modules(pipeline):
         module.eval().requires_grad_(False).to(memory_format=torch.channels_last)
     return pipeline.to(device)
@@ -402,8 +411,8 @@ def _scheduler(name: str, pipeline: Any) -> Any:
 
 
 def _modules(pipeline: Any) -> Iterator[tuple[nn.Module, bool]]:
-    """Everything the pipeline computes with, and whether it is the denoiser. An autoencoder is
-    never called as a whole, so its parts stand for it."""
+    """Everything the pipeline computes with, and whether it is the denoiser. A pipeline calls the
+    encoder and the decoder of its autoencoder, never the whole, so these are listed."""
     for name, component in pipeline.components.items():
         if isinstance(component, nn.Module):
             parts = component.children() if name == "vae" else [component]
