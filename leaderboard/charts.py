@@ -175,6 +175,7 @@ def _place_labels(
 ) -> None:
     """Adds to every mark where its label goes, in the units of the axes, and which side it is
     aligned to: the first place around the mark that covers neither a mark nor another label."""
+    # Marks are placed in pixels first, since whether two things overlap is a question of pixels.
     left, right = (math.log10(end) for end in domain)
     for mark in table:
         mark["x"] = _SMALL * (math.log10(mark["tflops"]) - left) / (right - left)
@@ -182,6 +183,7 @@ def _place_labels(
     taken = [(mark["x"] - 7, mark["y"] - 7, mark["x"] + 7, mark["y"] + 7) for mark in table]
     for mark in table:
         long = 7 * len(mark["method"])
+        # Beside the mark on either side, then ever farther above and below it.
         places = [
             (x, mark["y"] + up, x - long if align == "right" else x)
             for up in (0, -13, 13, -26, 26, -39, 39)
@@ -192,6 +194,7 @@ def _place_labels(
             0 <= box[0] and box[2] <= _SMALL + 10 and not any(_meet(box, other) for other in taken)
             for box in boxes
         ]
+        # Where nothing is free the first place must do: a label that overlaps beats none.
         best = free.index(True) if any(free) else 0
         at_x, at_y, start = places[best]
         mark["align"] = "left" if start == at_x else "right"

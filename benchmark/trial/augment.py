@@ -14,12 +14,12 @@ from benchmark.records.augmented import Augmented, AugmentFacts, Cap
 from benchmark.records.record import Environment
 from benchmark.records.tables import reject_counts, table_hash
 from benchmark.registry import method_error
-from benchmark.trial import Progress, Trial
+from benchmark.trial import Trial
 
 if TYPE_CHECKING:
     from benchmark.meter import Budget, Meter
     from benchmark.trial.ledger import Ledger
-    from benchmark.upstream import Upstream
+    from benchmark.upstream import Progress, Upstream
 
 
 def augment(
