@@ -180,7 +180,9 @@ Cosine = Annotated[float, Field(ge=-1.001, le=1.001), BeforeValidator(_plain)]
 Scale = Annotated[float, Field(ge=0, le=1e6), BeforeValidator(_plain)]
 
 
-@pydantic_dataclass(frozen=True, config=ConfigDict(strict=True, allow_inf_nan=False))
+@pydantic_dataclass(
+    frozen=True, config=ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+)
 class Provenance:
     """Where one augmented image came from; one row of the image ledger. A value that is not
     allowed raises at the line that states it.

@@ -17,9 +17,7 @@ Unavailable                not an error: a method cannot work on this task, with
 from __future__ import annotations
 
 import difflib
-import traceback
 from collections.abc import Iterable
-from pathlib import Path
 
 
 class BenchError(Exception):
@@ -62,15 +60,6 @@ class MethodError(BenchError):
     """A method yielded what its contract does not allow, nothing at all, or raised."""
 
     exit_code = 1
-
-    @classmethod
-    def raised(cls, method: str, error: Exception) -> MethodError:
-        """For what came out of a method's own code: the error and the line that raised it."""
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        return cls(
-            f"method {method!r} raised {type(error).__name__}: {error} "
-            f"({Path(where.filename).name}:{where.lineno})"
-        )
 
 
 class RecordError(BenchError):

@@ -78,7 +78,7 @@ class Meter:
 
     Args:
         spent: what the trial used before this meter was made, by phase; part of every sum.
-        guard: told of every charge and phase.
+        guard: hears of every charge and phase.
 
     Attributes:
         budget: the caps.

@@ -17,10 +17,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmark.contract import Facts, Images, Params
+from pydantic import BaseModel, ValidationError
+
+from benchmark.contract import Facts, Images, Params, Provenance
 from benchmark.data.card import Task, load_tasks
-from benchmark.errors import BenchError, ConfigError, UnknownNameError
-from benchmark.schema import declare
+from benchmark.errors import BenchError, ConfigError, MethodError, UnknownNameError
+from benchmark.schema import declare, faults
 from benchmark.source import source_hash
 
 if TYPE_CHECKING:
@@ -30,6 +32,8 @@ Augment = Callable[..., Iterator[Images]]
 Mix = Callable[..., Any]
 _AUGMENT = "augment(shots, upstream, meter, rng, params)"
 _MIX = "mix(images, targets, meter, rng, params)"
+# What a method's file declares, by the name that pydantic gives to its faults.
+_DECLARED: dict[str, type[Any]] = {model.__name__: model for model in (Facts, Provenance)}
 _CALL = re.compile(r"([^\[\]]+)(?:\[([^\[\]]+)\])?")
 
 
@@ -159,6 +163,30 @@ def split_call(text: str) -> tuple[str, dict[str, str]]:
     return name, given
 
 
+def method_error(method: str, error: BaseException) -> MethodError:
+    """For what came out of a method's own code: the error, and the method's line it came from."""
+    return MethodError(f"method {method!r} raised {'; '.join(_told(error))}")
+
+
+def _told(error: BaseException) -> list[str]:
+    """What a method's code raised, for its author: a line for every fault of a declaration, else
+    type and message; each with the method's own line, however deep in a library it was raised."""
+    if isinstance(error, ValidationError):
+        model = _DECLARED.get(error.title, BaseModel)
+        lines = [f"{error.title}: {fault}" for fault in faults(error, model)]
+    else:
+        lines = [f"{type(error).__name__}: {error}"]
+    frames = list(traceback.walk_tb(error.__traceback__))
+    own = [frame for frame in frames if _is_entry(frame[0].f_globals.get("__name__"))]
+    frame, number = (own or frames)[-1]
+    where = f"{Path(frame.f_code.co_filename).name}:{number}"
+    return [f"{line} ({where})" for line in lines]
+
+
+def _is_entry(module: str | None) -> bool:
+    return (module or "").startswith("benchmark.entries.")
+
+
 def _add_tasks(registry: Registry, path: Path) -> None:
     try:
         tasks = load_tasks(path)
@@ -177,9 +205,7 @@ def _add_method(registry: Registry, path: Path) -> None:
     except BenchError as error:
         registry.broken.append(Broken("method", path.stem, path, str(error)))
     except (Exception, SystemExit) as error:  # anything a stranger's file may raise at import
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        reason = f"{type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})"
-        registry.broken.append(Broken("method", path.stem, path, reason))
+        registry.broken.append(Broken("method", path.stem, path, "\n".join(_told(error))))
 
 
 def _load_method(path: Path) -> Method:
@@ -205,6 +231,12 @@ def _load_method(path: Path) -> Method:
         wrong += _faults_of(mix, _MIX)
     if not (isinstance(params, type) and issubclass(params, Params)):
         wrong.append("Params must be a subclass of benchmark.Params")
+    else:
+        lacking = [name for name, field in params.model_fields.items() if field.is_required()]
+        wrong += [
+            f"Params: {name!r} has no default: give it with benchmark.param(...)"
+            for name in lacking
+        ]
     if wrong:
         raise ConfigError(path, wrong)
     assert isinstance(facts, Facts) and callable(augment)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import tomllib
 from pathlib import Path
 from typing import Any, TypeVar, get_origin
@@ -63,28 +64,34 @@ def declare(model: type[Model], values: Any, source: object) -> Model:
         raise ConfigError(source, faults(error, model)) from None
 
 
-def faults(error: ValidationError, model: type[BaseModel]) -> list[str]:
-    """One line per fault of a validation."""
+def faults(error: ValidationError, model: type[Any]) -> list[str]:
+    """One line per fault of a validation: the key, the value, the choices. ``model``: the
+    declaration or pydantic dataclass that was to be made."""
     return [_fault(dict(item), model) for item in error.errors(include_url=False)]
 
 
-def _fault(item: dict[str, Any], model: type[BaseModel]) -> str:
+def _fault(item: dict[str, Any], model: type[Any]) -> str:
     loc, allowed = _walk(model, item["loc"])
-    key = ".".join(loc) or "(whole)"
-    if item["type"] == "extra_forbidden":
+    key, kind, value = ".".join(loc) or "(whole)", item["type"], item["input"]
+    if kind in ("extra_forbidden", "unexpected_keyword_argument"):
         return f"unknown key {key!r}{did_you_mean(loc[-1], allowed)}"
-    if item["type"] == "missing":
+    if kind == "missing":
         return f"missing key {key!r}"
+    if kind == "literal_error" and isinstance(value, str):
+        choices = re.findall("'([^']*)'", item["ctx"]["expected"])
+        return f"{key}: unknown value {value!r}{did_you_mean(value, choices)}"
     message = item["msg"].removeprefix("Value error, ")
-    given = "" if isinstance(item["input"], dict | BaseModel) else f" (got {item['input']!r})"
+    given = "" if isinstance(value, dict | BaseModel) else f" (got {value!r})"
     return f"{key}: {message}{given}"
 
 
 def _walk(model: Any, loc: tuple[int | str, ...]) -> tuple[list[str], list[str]]:
-    """The keys as the file spells them (pydantic inserts a union's tag), and the keys allowed
-    where the last one stands."""
+    """The keys as the file spells them (pydantic inserts a union's tag, and numbers what was given
+    by position), and the keys allowed where the last one stands."""
     path, choices = [], [model]
-    allowed: list[str] = list(model.model_fields)
+    allowed = list(_fields(model))
+    if loc and isinstance(loc[0], int) and loc[0] < len(allowed):
+        loc = (allowed[loc[0]], *loc[1:])
     inside = False  # a dict or list: the next part is the file's own key or a position
     for part in loc:
         if inside:
@@ -94,20 +101,26 @@ def _walk(model: Any, loc: tuple[int | str, ...]) -> tuple[list[str], list[str]]
         tagged = [choice for choice in choices if len(choices) > 1 and _tag(choice) == part]
         if tagged:
             choices = tagged
-            allowed = list(tagged[0].model_fields)
+            allowed = list(_fields(tagged[0]))
             continue
         path.append(str(part))
-        allowed = [name for choice in choices for name in choice.model_fields]
-        fields = [choice.model_fields[part] for choice in choices if part in choice.model_fields]
+        allowed = [name for choice in choices for name in _fields(choice)]
+        fields = [_fields(choice)[str(part)] for choice in choices if part in _fields(choice)]
         if fields:
             choices = _models(fields[0].annotation)
             inside = get_origin(fields[0].annotation) in (dict, list, tuple)
     return path, allowed
 
 
+def _fields(model: Any) -> dict[str, Any]:
+    """Of a model or a pydantic dataclass."""
+    found: dict[str, Any] = model.__pydantic_fields__
+    return found
+
+
 def _tag(model: type[BaseModel]) -> str | None:
     """The value of the field ``kind`` that tells the members of a union apart."""
-    kind: Any = model.model_fields.get("kind")
+    kind: Any = _fields(model).get("kind")
     return getattr(kind and kind.annotation, "__args__", (None,))[0]
 
 

@@ -1,7 +1,7 @@
 """Charts as inline SVG: coloured by side, shaped by family, readable in light and dark.
 
 Colours are CSS variables and ``currentColor``, so the page's style decides them (Okabe & Ito
-2008, "Color universal design"); nothing is told by colour alone.
+2008, "Color universal design"); nothing is said by colour alone.
 """
 
 from __future__ import annotations
@@ -124,8 +124,8 @@ def gains(section: Section, axis: tuple[float, float]) -> str:
         ),
     ]
     chart = alt.layer(*layers).properties(width=_WIDTH, height=alt.Step(_LINE))
-    told = "; ".join(f"{row.title} {interval(row.gain)}" for row in rows if row.gain)
-    return _svg(chart, f"Gain over the control on {section.contest.task}, in points: {told}")
+    summary = "; ".join(f"{row.title} {interval(row.gain)}" for row in rows if row.gain)
+    return _svg(chart, f"Gain over the control on {section.contest.task}, in points: {summary}")
 
 
 def compute(section: Section, axis: tuple[float, float]) -> str:
@@ -164,10 +164,10 @@ def compute(section: Section, axis: tuple[float, float]) -> str:
         base.mark_point(filled=True, size=90, opacity=1).encode(y=y, shape=_shape(alt)),
     ]
     chart = alt.layer(*layers).properties(width=_SMALL, height=_HEIGHT)
-    told = "; ".join(
+    summary = "; ".join(
         f"{row.title} {row.tflops:.3g} TFLOPs, {points(row.gain.value)}" for row in rows if row.gain
     )
-    return _svg(chart, f"Gain against compute on {section.contest.task}: {told}")
+    return _svg(chart, f"Gain against compute on {section.contest.task}: {summary}")
 
 
 def _mark(row: Row) -> dict[str, Any]:

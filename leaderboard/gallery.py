@@ -41,7 +41,7 @@ ORDER = ("retrieve", "prompt", "edit", "personalize", "hybrid", "classical", "or
 class Thumb:
     """Where one thumbnail came from, in words, and whether it is flagged: near a test image."""
 
-    told: str
+    source: str
     near_test: bool = False
 
 
@@ -202,13 +202,13 @@ def readers(
         yield item.record.method, title, item.record.family, partial(_added, item, count)
 
 
-def _shots(task: Task, split: int, expected: str, root: Path, count: int) -> list[Shown]:
+def _shots(task: Task, seed: int, expected: str, root: Path, count: int) -> list[Shown]:
     """The first shots of every class.
 
     Raises:
         DataError: the data are missing, or draw another split than the record's.
     """
-    split = load_split(task, split, root)
+    split = load_split(task, seed, root)
     if split.hash != expected:
         raise DataError(f"task {task.name}: the data here draw another split than the record's")
     labels = split.shots.labels
@@ -239,8 +239,8 @@ def _added(item: StoredRecord, count: int) -> list[Shown]:
         label, index = int(row["label"]), int(row["index"])
         if counts[label] < count and index in images:
             counts[label] += 1
-            told = _thumb(row, flagged.get(index, ""))
-            shown.append(Shown(label, images[index], told, _credit(row)))
+            thumb = _thumb(row, flagged.get(index, ""))
+            shown.append(Shown(label, images[index], thumb, _credit(row)))
     return shown
 
 

@@ -49,7 +49,7 @@ class Made:
     images: Images
 
     @property
-    def told(self) -> str:
+    def caption(self) -> str:
         """The caption of its images."""
         record = self.record
         rejected = f", {record.images_rejected:,} rejected" if record.images_rejected else ""
@@ -122,7 +122,7 @@ def _by_label(shown: Iterable[Shown]) -> Images:
     images: dict[int, list[np.ndarray]] = defaultdict(list)
     for image in shown:
         data = image.data
-        pixels = data if isinstance(data, np.ndarray) else decode(data, None, image.thumb.told)
+        pixels = data if isinstance(data, np.ndarray) else decode(data, None, image.thumb.source)
         images[image.label].append(pixels)
     return images
 
@@ -135,7 +135,7 @@ def _sheet(made: Sequence[Made]) -> Image.Image:
     canvas = Image.new("RGB", (width, height), "white")
     top = 0
     for entry, labels in zip(made, rows, strict=True):
-        _write(canvas, (0, top), entry.told)
+        _write(canvas, (0, top), entry.caption)
         top += _LINE
         for label in labels:
             _write(canvas, (0, top + TILE // 2 - 8), entry.task.classes[label].name, _LABEL)
@@ -231,5 +231,5 @@ def _index(methods: Mapping[str, Sequence[Made]]) -> str:
         lines += [f"![Images of {first.title} for {tasks}]({name}.png)", ""]
         for entry in made:
             names = [entry.task.classes[i].name for i in _spread(len(entry.task.classes), CLASSES)]
-            lines += [f"- {entry.told}; from the top: {', '.join(names)}"]
+            lines += [f"- {entry.caption}; from the top: {', '.join(names)}"]
     return "\n".join(lines) + "\n"

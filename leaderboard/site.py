@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 
+import benchmark.leaderboard.charts as charts
 from benchmark.leaderboard.board import (
     Board,
     Contest,
@@ -34,7 +35,6 @@ from markupsafe import Markup
 
 from benchmark.errors import StorageError
 from benchmark.home import leaderboard_folder
-from benchmark.leaderboard import charts
 from benchmark.protocol import load_protocol
 from benchmark.records.record import Record
 from benchmark.records.store import read_results
@@ -246,17 +246,17 @@ def _title(registry: Registry, name: str, label: str) -> str:
 
 
 def _notes(records: Sequence[Record], left_out: Mapping[str, str]) -> tuple[Note, ...]:
-    told: dict[tuple[str, str], list[int]] = defaultdict(list)
+    events: dict[tuple[str, str], list[int]] = defaultdict(list)
     for record in sorted(records, key=lambda record: record.split):
         if record.status in ("failed", "skipped"):
-            told[record.status, record.reason].append(record.split)
+            events[record.status, record.reason].append(record.split)
         elif why := left_out.get(record.record_id):
-            told["rows left out", why].append(record.split)
+            events["rows left out", why].append(record.split)
         elif record.cap == "images":
-            told["capped", "yielded more images than the budget holds"].append(record.split)
+            events["capped", "yielded more images than the budget holds"].append(record.split)
         elif record.cap:
-            told["capped", f"stopped at its budget of {_CAPS[record.cap]}"].append(record.split)
-    return tuple(Note(what, why, tuple(splits)) for (what, why), splits in told.items())
+            events["capped", f"stopped at its budget of {_CAPS[record.cap]}"].append(record.split)
+    return tuple(Note(what, why, tuple(splits)) for (what, why), splits in events.items())
 
 
 def _place(contest: Contest, order: list[str], records: Sequence[Record]) -> tuple[object, ...]:

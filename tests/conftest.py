@@ -82,11 +82,11 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def contest(tiny_root: TinyRoot, tmp_path: Path, written: Path) -> tuple[Path, Path]:
     """A root, and results of a retrieval that leads, on three seeds and two classifiers; one
     trial failed. A copy for every test."""
-    from tests.helpers import pages
+    from tests.helpers import contests
 
-    root = tiny_root(find=pages.FIND, paint=pages.PAINT)
+    root = tiny_root(find=contests.FIND, paint=contests.PAINT)
     if not (written / "results").exists():
-        pages.write_contest(root, written / "results")
+        contests.write_contest(root, written / "results")
     shutil.copytree(written / "results", tmp_path / "results")
     return root, tmp_path / "results"
 
@@ -138,3 +138,15 @@ def script(root: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Modul
     of them is run."""
     monkeypatch.syspath_prepend(root / "pocket" / "build")
     return importlib.import_module
+
+
+@pytest.fixture
+def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
+    """An empty cache folder for one test."""
+    from benchmark.home import cache_folder
+
+    monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "cache"))
+    cache_folder.cache_clear()
+    yield tmp_path / "cache"
+    monkeypatch.undo()
+    cache_folder.cache_clear()

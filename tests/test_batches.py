@@ -1,4 +1,4 @@
-"""What a classifier is shown: balanced batches, half real and half added, lightly moved."""
+"""Training batches: balanced, 1:1 real and augmented, randomly cropped and flipped."""
 
 from __future__ import annotations
 
@@ -6,7 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from benchmark.classify._batches import jitter, plan_batches, to_float
+from benchmark.classify._batches import (
+    plan_batches,
+    random_crop_and_flip,
+    to_float,
+)
 from benchmark.classify._training import (
     Normalise,
 )
@@ -85,13 +89,13 @@ def test_rows_count_through_real_and_added_images():
 # --- augmentation -----------------------------------------------------------------------------
 
 
-def jittered(images, flip=False, seed=0):
-    return jitter(images, flip, torch.Generator().manual_seed(seed))
+def cropped(images, flip=False, seed=0):
+    return random_crop_and_flip(images, flip, torch.Generator().manual_seed(seed))
 
 
 def test_images_shift_by_at_most_a_tenth_and_repeat_their_edge():
     ramp = torch.arange(20.0).repeat(3, 20, 1).repeat(200, 1, 1, 1)  # value = column
-    found = jittered(ramp)[:, 0, 10, :]
+    found = cropped(ramp)[:, 0, 10, :]
     shift = found[:, 10] - 10
     assert set(shift.tolist()) == {-2, -1, 0, 1, 2}
     expected = (torch.arange(20.0) + shift[:, None]).clamp(0, 19)
@@ -100,21 +104,38 @@ def test_images_shift_by_at_most_a_tenth_and_repeat_their_edge():
 
 def test_rows_shift_like_columns_and_on_their_own():
     ramp = torch.arange(20.0)[:, None].repeat(3, 1, 20).repeat(200, 1, 1, 1)
-    assert set((jittered(ramp)[:, 0, 10, 10] - 10).tolist()) == {-2, -1, 0, 1, 2}
-    both = jittered(torch.stack([ramp[:, 0], ramp[:, 0].mT, ramp[:, 0]], dim=1))[..., 10, 10]
+    assert set((cropped(ramp)[:, 0, 10, 10] - 10).tolist()) == {-2, -1, 0, 1, 2}
+    both = cropped(torch.stack([ramp[:, 0], ramp[:, 0].mT, ramp[:, 0]], dim=1))[..., 10, 10]
     assert len({tuple(pair) for pair in both[:, :2].tolist()}) == 25
 
 
 @pytest.mark.parametrize("flip", [True, False])
 def test_images_are_mirrored_only_where_that_keeps_the_class(flip):
     ramp = torch.arange(20.0).repeat(3, 20, 1).repeat(200, 1, 1, 1)
-    rising = jittered(ramp, flip)[:, 0, 0, 15] > jittered(ramp, flip)[:, 0, 0, 5]
+    rising = cropped(ramp, flip)[:, 0, 0, 15] > cropped(ramp, flip)[:, 0, 0, 5]
     assert (0.3 < rising.float().mean() < 0.7) if flip else rising.all()
+
+
+@pytest.mark.parametrize("flip", [True, False])
+@pytest.mark.parametrize("side", [8, 33])
+def test_cropping_moves_pixels_as_padding_and_slicing_does(side, flip):
+    images = torch.arange(27.0 * side * side).view(9, 3, side, side)
+    generator, margin = torch.Generator().manual_seed(5), max(1, round(side / 10))
+    shifts = torch.randint(0, 2 * margin + 1, (2, 9, 1), generator=generator)
+    mirrored = torch.rand(9, 1, generator=generator) < 0.5
+    padded = torch.nn.functional.pad(images, (margin,) * 4, mode="replicate")
+    expected = []
+    for image, y, x, turned in zip(padded, *shifts, mirrored, strict=True):
+        crop = image[:, y : y + side, x : x + side]
+        expected.append(crop.flip(-1) if flip and turned else crop)
+    found = cropped(images, flip, seed=5)
+    assert torch.equal(found, torch.stack(expected))
+    assert found.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_colours_are_kept():
     image = torch.rand(4, 3, 1, 1).expand(4, 3, 32, 32)
-    assert torch.equal(jittered(image, flip=True), image)
+    assert torch.equal(cropped(image, flip=True), image)
 
 
 def test_pixels_become_numbers_from_0_to_1():

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 import benchmark
 from benchmark.data.card import load_tasks
@@ -16,7 +17,7 @@ from benchmark.errors import ConfigError, UnknownNameError, did_you_mean
 from benchmark.home import find_root
 from benchmark.protocol import load_protocol
 from benchmark.registry import load_registry, split_call
-from benchmark.schema import declare
+from benchmark.schema import declare, faults
 
 Edit = Callable[[Path, str, str], None]
 FACTS = 'from benchmark import Facts\nFACTS = Facts(title="A method", family="control")\n'
@@ -44,8 +45,8 @@ def test_the_protocol_of_this_repository_loads(root: Path) -> None:
 
 def test_every_fault_is_told_at_once_with_file_and_key(shapes: Path, edit: Edit) -> None:
     path = shapes / "bench.toml"
-    edit(path, "tflops = 5", 'tflops = "many"')
-    edit(path, "seeds = [0, 1]", "seeds = [1, 1]")
+    edit(path, "compute = 50", 'compute = "much"')
+    edit(path, "splits = [0, 1]", "splits = [1, 1]")
     edit(path, "weight_decays = [0.0, 1e-2]", "weight_decay_s = [0.0]")
     edit(path, "steps = 6", "steps = 0")
     edit(path, 'title = "The pocket upstream"\n', "")
@@ -53,8 +54,8 @@ def test_every_fault_is_told_at_once_with_file_and_key(shapes: Path, edit: Edit)
     told = faults_of(load_protocol, shapes)
     assert len(told) == 6
     for start in (
-        "budget.S.tflops: ",
-        "defaults.seeds: seeds must be distinct and not negative (got [1, 1])",
+        "budget.S.compute: ",
+        "defaults.splits: seeds must be distinct and not negative (got [1, 1])",
         "unknown key 'classifier.linear-probe.weight_decay_s'; did you mean 'weight_decays'?",
         "classifier.resnet-scratch.steps: Input should be greater than or equal to 1 (got 0)",
         "missing key 'upstream.pocket.title'",
@@ -73,8 +74,8 @@ def test_every_fault_is_told_at_once_with_file_and_key(shapes: Path, edit: Edit)
         ('"linear-probe"]', '"linear"]', "unknown classifier 'linear'; did you mean 'linear-pro"),
         ('kind = "probe"', 'kind = "prob"', "classifier.linear-probe: "),
         ('kind = "probe"\n', "", "classifier.linear-probe: "),
-        ("nfe = 2000", "nfe = 2000.5", "budget.S.nfe: "),
-        ("tflops = 5", "tflops = inf", "budget.S.tflops: "),
+        ("images_per_class = 2", "images_per_class = 2.5", "budget.S.images_per_class: "),
+        ("compute = 50", "compute = inf", "budget.S.compute: "),
         ("lr = 1e-2", "lr = nan", "classifier.linear-probe.lr: "),
         ("batch_size = 8\nlr", "batch_size = 7\nlr", "classifier.resnet-scratch.batch_size: "),
         ("[defaults]", "[defaults", "not valid TOML: "),
@@ -132,7 +133,7 @@ def test_the_root_is_found_from_within_and_by_name(
         ("shots = [1, 3]", "shots = [3, 3]", "shots must be distinct and at least 1"),
         ("shots = [1, 3]", "shots = [0]", "shots must be distinct and at least 1"),
         ("shots = [1, 3]", "shots = []", "shots: "),
-        ("flip = true", 'metric = "top5"\nflip = true', "metric: "),
+        ("flip = true", 'metric = "top5"\nflip = true', "unknown value 'top5'; did you mean"),
         ('prompts = ["an emoji of {name}"]', 'prompts = ["{x}"]', "the only placeholder is {name}"),
         ('prompts = ["an emoji of {name}"]', 'prompts = ["a {"]', "the only placeholder is {name}"),
         ('queries = ["an emoji of {name}"]', 'queries = ["{}"]', "the only placeholder is {name}"),
@@ -232,10 +233,33 @@ BROKEN = {
     ),
     "typo": (
         'from benchmark import Facts\nFACTS = Facts(title="Typo", famly="control")\n' + AUGMENT,
-        "famly",
+        "Facts: unknown key 'famly'; did you mean 'family'?",
+    ),
+    "misfiled": (
+        FACTS.replace('"control"', '"controll"') + AUGMENT,
+        "Facts: family: unknown value 'controll'; did you mean 'control'? known: control, ",
+    ),
+    "placed": (FACTS.replace("A method", "x") + AUGMENT, "(got 'x') (placed.py:2)"),
+    "drawn": (
+        FACTS + AUGMENT + 'from benchmark import Provenance\nPLAIN = Provenance("drawn", "me")\n',
+        "Provenance: origin: unknown value 'drawn'; known: generated, retrieved, real, transformed "
+        "(drawn.py:6)",
+    ),
+    "demanding": (
+        FACTS + AUGMENT + "import benchmark\nclass Params(benchmark.Params):\n    steps: int\n",
+        "Params: 'steps' has no default: give it with benchmark.param(...)",
     ),
     "loose": (FACTS + AUGMENT + "Params = dict\n", "Params must be a subclass of benchmark.Params"),
 }  # fmt: skip
+
+
+def test_every_fault_of_facts_is_told_at_once(tiny_root: Callable[..., Path]) -> None:
+    source = FACTS.replace('family="control"', 'family="x", paper="arXiv", adds_image=1')
+    (entry,) = load_registry(tiny_root(several=source + AUGMENT)).broken
+    told = entry.reason.splitlines()
+    assert len(told) == 3 and all(line.startswith("Facts: ") for line in told)
+    assert all(line.endswith("(several.py:2)") for line in told)
+    assert "'arXiv'" in told[1] and "did you mean 'adds_images'?" in told[2]
 
 
 @pytest.mark.parametrize("name", BROKEN)
@@ -276,14 +300,15 @@ def test_a_batch_hook_is_loaded_with_its_method(tiny_root: Callable[..., Path]) 
 
 
 def test_helpers_are_no_methods_but_part_of_them(tiny_root: Callable[..., Path]) -> None:
-    source = "from ._title import TITLE\n" + FACTS.replace('"A method"', "TITLE") + AUGMENT
-    title = 'from . import _words\nTITLE = "By a helper"\n'
-    folder = tiny_root(helped=source, _title=title, _words="")
+    facts = FACTS.replace('"A method"', "TITLE")
+    source = "from ._title import TITLE\n" + facts + AUGMENT.replace("()", "TITLE")
+    title = 'from ._words import BY\nTITLE = f"{BY} a helper"\n'
+    folder = tiny_root(helped=source, _title=title, _words='BY = "By"\n')
     registry = load_registry(folder)
     assert list(registry.methods) == ["helped", "none", "repeat"] and not registry.broken
     assert registry.method("helped").facts.title == "By a helper"
     hashes = [(registry.method("helped").hash, registry.method("none").hash)]
-    for helper, text in (("_title", title + "#"), ("_words", "WORDS = ()\n")):
+    for helper, text in (("_title", title.replace("a h", "one h")), ("_words", 'BY = "Of"\n')):
         (folder / "methods" / f"{helper}.py").write_text(text)
         after = load_registry(folder)
         hashes.append((after.method("helped").hash, after.method("none").hash))
@@ -377,10 +402,20 @@ def test_parameters_keep_the_published_default() -> None:
         Params().steps = 3
 
 
+def test_a_provenance_knows_its_fields() -> None:
+    with pytest.raises(ValidationError) as caught:
+        benchmark.Provenance("real", "shots", licnce="MIT")  # type: ignore[call-arg]
+    (fault,) = faults(caught.value, benchmark.Provenance)
+    assert fault.startswith("unknown key 'licnce'; did you mean 'licence'? known: origin, ")
+
+
 @pytest.mark.parametrize(
     ("change", "fault"),
     [
-        ({"family": "retreive"}, "family: "),
+        (
+            {"family": "retreive"},
+            "family: unknown value 'retreive'; did you mean 'retrieve'? known: ",
+        ),
         ({"title": "x"}, "title: "),
         ({"paper": "arXiv 2304.10253"}, "paper: "),
         ({"version": 0}, "version: "),

@@ -185,7 +185,7 @@ def test_an_interrupt_at_any_line_leaves_the_old_folder_or_the_new(tmp_path):
         assert names(final.parent) == ["final"] and names(final) == ["x"], f"line {line}"
         if not interrupted:
             break
-    assert not interrupted and line > 30 and 1 < seen < line / 2
+    assert not interrupted and 1 < seen < line - 1  # interrupts before the exchange, and after
 
 
 @pytest.mark.parametrize(("number", "left"), [(1, "old"), (2, "old"), (3, "new")])

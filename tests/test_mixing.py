@@ -17,7 +17,7 @@ from benchmark.records.environment import environment
 from benchmark.registry import load_registry
 from benchmark.trial import Trial
 from benchmark.trial.augment import augment
-from benchmark.trial.evaluate import classify
+from benchmark.trial.evaluate import evaluate
 from benchmark.trial.mixing import Mixer
 from benchmark.upstream import Upstream, open_upstream
 from tests.helpers.trials import budget
@@ -56,7 +56,7 @@ def trial_of(folder: Path, method: str) -> Trial:
 def judged(trial: Trial, upstream: Upstream, classifier: str = "resnet-scratch"):
     told = environment(trial.root, "cpu", 1).model_dump(mode="json")
     made = augment(trial, upstream, told, lambda *_: None)
-    return classify(trial, classifier, made, upstream, trial.id, lambda *_: None)
+    return evaluate(trial, classifier, made, upstream, trial.id, lambda *_: None)
 
 
 def calls(trial: Trial) -> list:

@@ -101,30 +101,42 @@ def test_a_missing_image_is_named(shapes: Path, change_rows: ChangeRows) -> None
         split_of(shapes).test.read().pixels()
 
 
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The images that were decoded since the test began, by name."""
+    names: list[str] = []
+
+    def noted(data: bytes, size: int, where: str) -> np.ndarray:
+        names.append(where)
+        return decode(data, size, where)
+
+    monkeypatch.setattr(sources, "decode", noted)
+    return names
+
+
 def test_images_too_many_to_keep_are_decoded_again(
-    shapes: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_root: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, decoded: list[str]
 ) -> None:
-    kept = split_of(shapes).test.read().pixels()
+    kept = split_of(tiny_root("kept")).shots.pixels()
+    assert len(decoded) == 9
     monkeypatch.setattr(sources, "KEEP_BYTES", 36 * 32 * 32 * 3 - 1)
-    sources._open_file.cache_clear()
-    split = split_of(shapes)
-    assert np.array_equal(split.test.read().pixels(), kept)
-    assert split.shots._table._kept is None
+    shots = split_of(tiny_root("not-kept")).shots
+    assert np.array_equal(shots.pixels(), kept) and np.array_equal(shots.pixels(), kept)
+    assert len(decoded) == 9 + 2 * 9
 
 
-def test_images_are_decoded_once_where_they_are_kept(
-    shapes: Path, monkeypatch: pytest.MonkeyPatch
+def test_images_are_decoded_when_they_are_asked_for_and_once_for_all_seeds(
+    shapes: Path, decoded: list[str]
 ) -> None:
-    before = split_of(shapes).val.pixels()
-    monkeypatch.setattr(sources, "decode", None)
-    assert np.array_equal(split_of(shapes).val.pixels(), before)
-    with pytest.raises(TypeError):
-        split_of(shapes).shots.pixels()  # not asked for until now
-
-
-def test_a_table_is_opened_once_for_all_seeds(shapes: Path) -> None:
-    one, two = (load_split(split_of(shapes).task, seed, shapes) for seed in (0, 1))
-    assert one.shots._table is two.shots._table
+    first, second = (load_split(split_of(shapes).task, seed, shapes) for seed in (0, 1))
+    assert decoded == []
+    before = first.val.pixels()
+    assert len(decoded) == 3
+    for split in (first, second, split_of(shapes)):
+        for part in (split.shots, split.val, split.reserve):
+            part.pixels()
+    assert len(decoded) == len(set(decoded)) == 18  # all that is not for testing
+    assert np.array_equal(first.val.pixels(), before)
 
 
 # --- the layout of the Hub --------------------------------------------------------------------

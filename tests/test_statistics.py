@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -81,13 +82,14 @@ def test_a_class_that_is_not_drawn_is_left_out_of_a_resample():
     assert (found.low, found.high) == (1, 1)
 
 
-def test_the_mean_per_class_follows_its_definition_in_every_resample(monkeypatch):
-    correct, strata = some_correct(), core.strata_of(some_correct(), LABELS, "mean_per_class")
-    drawn = core._draw(6, len(LABELS), np.random.default_rng(3))
-    monkeypatch.setattr(core, "_draw", lambda *_: drawn)
-    found = core.image_bootstrap(correct, strata, 6, 0)
-    for resample, weights in enumerate(drawn):
-        rows = np.repeat(np.arange(len(LABELS)), weights.astype(int))
+def test_the_mean_per_class_follows_its_definition_in_every_resample():
+    correct, n = some_correct(), len(LABELS)
+    found = core.image_bootstrap(correct, core.strata_of(correct, LABELS, "mean_per_class"), 6, 0)
+    # where one image alone is right, its accuracy is the share of the resample that it is
+    shares = core.image_bootstrap(np.eye(n), core.strata_of(np.eye(n), None, "top1"), 6, 0)
+    for resample, share in enumerate(shares):
+        rows = np.repeat(np.arange(n), (share * n).round().astype(int))
+        assert len(rows) == n
         for seed in range(len(correct)):
             table = pd.DataFrame({"label": LABELS[rows], "correct": correct[seed, rows]})
             expected = table.groupby("label")["correct"].mean().mean()
@@ -95,13 +97,21 @@ def test_the_mean_per_class_follows_its_definition_in_every_resample(monkeypatch
 
 
 def test_memory_is_bounded_and_the_chunks_do_not_show(monkeypatch):
-    whole = interval(some_correct())
-    sizes = []
-    draw = core._draw
-    monkeypatch.setattr(core, "_CHUNK", 7 * len(LABELS))
-    monkeypatch.setattr(core, "_draw", lambda n, *rest: sizes.append(n) or draw(n, *rest))
-    chunked = interval(some_correct())
-    assert max(sizes[:-1]) == 7 and sum(sizes[:-1]) == core.RESAMPLES  # the last are seeds
+    correct = some_correct()
+    arguments = correct, core.strata_of(correct, None, "top1"), core.RESAMPLES, 0
+
+    def peak():
+        tracemalloc.start()
+        try:
+            core.image_bootstrap(*arguments)
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    whole, memory = interval(correct), peak()
+    monkeypatch.setattr(core, "CHUNK", 7 * len(LABELS))
+    chunked = interval(correct)
+    assert peak() < memory / 5
     assert (chunked.low, chunked.high) == pytest.approx((whole.low, whole.high), abs=0.01)
 
 

@@ -25,7 +25,7 @@ from benchmark.records.store import Store
 from benchmark.registry import load_registry
 from benchmark.trial import Trial
 from benchmark.trial.augment import augment
-from benchmark.trial.evaluate import classify
+from benchmark.trial.evaluate import evaluate
 from benchmark.upstream import open_upstream
 
 torch.set_num_threads(1)  # the models are small: on a busy machine more threads only wait
@@ -235,7 +235,7 @@ def test_a_trial_read_back_from_disk_trains_as_it_did(tiny_root, root, tmp_path,
     hard = replace(made, ledger=made.ledger.assign(target=None))
     for classifier in ("resnet-scratch", "linear-probe"):
         first, again, other = (
-            classify(trial, classifier, given, upstream, trial.id, lambda *_: None)
+            evaluate(trial, classifier, given, upstream, trial.id, lambda *_: None)
             for given in (made, back, hard)
         )
         assert first[1].equals(again[1]) and first[0].value == again[0].value

@@ -12,15 +12,14 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
-from safetensors.numpy import save_file
 
-from benchmark.errors import BudgetStop, ConfigError, DataError, MethodError, StorageError
+from benchmark.errors import BudgetStop, ConfigError, DataError, MethodError
 from benchmark.images import decode
 from benchmark.meter import Meter
 from benchmark.upstream import Neighbours, Upstream, open_upstream
 from benchmark.upstream.corpora.table import Corpus
 from benchmark.upstream.encoder import Encoder
-from benchmark.upstream.features import features, remembered, write_shipped
+from benchmark.upstream.features import features
 from benchmark.upstream.index.flat import load_faiss
 from benchmark.upstream.loading import half_precision, pick_device
 from tests.helpers.files import damage
@@ -219,80 +218,6 @@ def test_an_encoder_without_weights_or_folder_is_refused(root, tmp_path):
     (tmp_path / "pocket/clip/open_clip_model.safetensors").unlink()
     with pytest.raises(DataError, match="weights"):
         Encoder(small_spec(root), tmp_path)
-
-
-# --- features -----------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def few(own_cache, parquet, rows):
-    """Three images, in a cache of their own."""
-    return parquet(rows[:3])
-
-
-def test_features_are_kept_and_made_again_when_damaged(few, upstream, own_cache):
-    encoder, told = upstream.encoder, []
-    made = features(few, encoder, lambda *step: told.append(step))
-    assert np.allclose(made, encoder.encode_images(few.images(range(3))), atol=1e-6)
-    assert told[-1] == ("features", 3, 3)
-    assert not made.flags.writeable
-    features(few, encoder, lambda *_: pytest.fail("computed twice"))
-    (path,) = (own_cache / "features").glob("*.npy")
-    for keep in (0.9, 0.01, 0):
-        damage(path, keep)
-        assert np.array_equal(features(few, encoder), made)
-    assert not list(own_cache.rglob("*.tmp"))
-
-
-def test_shipped_features_are_used_where_they_are_of_this_corpus_and_encoder(
-    few, upstream, own_cache, tmp_path
-):
-    encoder, path = upstream.encoder, tmp_path / "features.safetensors"
-    write_shipped(path, few, encoder)
-    made = np.array(features(few, encoder))
-    shutil.rmtree(own_cache / "features")
-    told: list[tuple[str, int, int]] = []
-    again = features(few, encoder, lambda *step: told.append(step), path)
-    assert np.array_equal(again, made) and told == []
-
-    shutil.rmtree(own_cache / "features")
-    save_file({"features": made * 0}, path, {"corpus": few.hash, "encoder": "another"})
-    assert np.array_equal(features(few, encoder, None, path), made)
-
-    shutil.rmtree(own_cache / "features")
-    save_file({"features": made[:1]}, path, {"corpus": few.hash, "encoder": encoder.hash})
-    with pytest.raises(DataError, match="expected \\[3, 192\\]"):
-        features(few, encoder, None, path)
-    path.write_bytes(path.read_bytes()[:40])
-    with pytest.raises(DataError, match=r"features\.safetensors"):
-        features(few, encoder, None, path)
-
-
-def test_interrupted_features_leave_nothing(few, upstream, own_cache):
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        features(few, upstream.encoder, interrupt)
-    assert not list((own_cache / "features").glob("*.npy*"))
-    assert features(few, upstream.encoder).shape == (3, upstream.encoder.dim)
-
-
-def test_remembered_images_are_encoded_once(upstream, own_cache, monkeypatch):
-    pixels = upstream.corpus.pixels(range(2), 32)
-    made = remembered(pixels, upstream.encoder)
-    assert np.allclose(made, upstream.encoder.encode_images(pixels), atol=1e-6)
-    monkeypatch.setattr(upstream.encoder, "encode_images", None)  # fails where it is called
-    assert np.array_equal(remembered(pixels.copy(), upstream.encoder), made)
-    with pytest.raises(TypeError):
-        remembered(pixels[::-1], upstream.encoder)  # other images
-
-
-def test_a_cache_that_cannot_be_written_is_named(few, upstream, own_cache):
-    shutil.rmtree(own_cache / "features", ignore_errors=True)
-    (own_cache / "features").write_text("a file where a folder should be")
-    with pytest.raises(StorageError, match="features"):
-        features(few, upstream.encoder)
 
 
 # --- the whole ----------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
-"""The judges: classifiers that the harness trains on shots and added images alike.
+"""Evaluation classifiers, trained by the harness on real and augmented images.
 
-Every method is judged by the same recipe: the number of steps, the half-and-half batches, the
-light augmentation and the selection on validation images do not depend on what it added. What
+Every method is evaluated by the same recipe: the number of steps, the 1:1 real/augmented batches,
+the random crop and flip and the selection on validation images do not depend on what it added. What
 is fitted never meets the test images: they are read here, once, when all is chosen.
 """
 
@@ -25,7 +25,7 @@ from benchmark.upstream import Upstream
 
 
 @dataclass(frozen=True)
-class Judgement:
+class Evaluation:
     """What a classifier made of the images.
 
     Attributes:
@@ -50,7 +50,7 @@ def train(
     device: str,
     progress: Callable[[str, int, int], None] | None = None,
     mix: Mix | None = None,
-) -> Judgement:
+) -> Evaluation:
     """Fits one classifier to the shots and the added images, then reads the test split once.
 
     The same arguments give the same predictions on the same machine. All randomness comes from
@@ -60,7 +60,7 @@ def train(
         added: uint8 [M, S, S, 3] and int64 [M], each label in 0..C-1, or float [M, C], rows of
             targets (``benchmark.labels``); M may be 0.
         device: as torch names it; ``cuda`` computes in bfloat16 where that is safe.
-        progress: told ``("train", step, steps)``.
+        progress: called with ``("train", step, steps)``.
         mix: applied to the batches that are trained on.
 
     Raises:
@@ -68,12 +68,12 @@ def train(
         ConfigError, DataError: the classifier's model cannot be made.
     """
     started = time.perf_counter()
-    told = progress or (lambda what, done, total: None)
+    report = progress or (lambda what, done, total: None)
     with _seeded(seed):
-        fitted = _fit(spec, _data(split, added, mix), upstream, seed, torch.device(device), told)
+        fitted = _fit(spec, _data(split, added, mix), upstream, seed, torch.device(device), report)
         predictions = fitted.predict(split.test.read().pixels())
     seconds = time.perf_counter() - started
-    return Judgement(predictions, fitted.val_value, fitted.selected, seconds)
+    return Evaluation(predictions, fitted.val_value, fitted.selected, seconds)
 
 
 def _fit(

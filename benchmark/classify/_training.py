@@ -11,7 +11,13 @@ import torch
 from torch import nn
 from torch.nn.functional import interpolate
 
-from benchmark.classify._batches import Data, Labelled, jitter, plan_batches, to_float
+from benchmark.classify._batches import (
+    Data,
+    Labelled,
+    plan_batches,
+    random_crop_and_flip,
+    to_float,
+)
 from benchmark.classify._loss import target_loss
 from benchmark.protocol import Recipe
 
@@ -87,7 +93,8 @@ def fit_network(
     last_steps = checkpoints(recipe)
     network.train()
     for step, rows in enumerate(batches, start=1):
-        images = jitter(to_float(data.pixels(rows.numpy()), device), data.flip, generator)
+        images = to_float(data.pixels(rows.numpy()), device)
+        images = random_crop_and_flip(images, data.flip, generator)
         shown = targets[rows].to(device)
         if data.mix is not None:
             images, shown = data.mix(images, shown)

@@ -16,7 +16,7 @@ from benchmark.classify._training import Fitted, Progress, learning_rate_factor
 from benchmark.protocol import ProbeSpec
 from benchmark.upstream import Upstream
 from benchmark.upstream.encoder import Encoder
-from benchmark.upstream.features import remembered
+from benchmark.upstream.features import cached_features
 
 # Mixed batches that a probe is shown, in turn. Its inputs are features of a frozen encoder: every
 # batch mixed anew would be encoded anew at each step, which costs as much as training the tower.
@@ -54,8 +54,8 @@ def fit(
     encoder = upstream.encoder
 
     def evaluated(pixels: np.ndarray) -> Tensor:
-        """Features of validation and test images, which every trial of a task is judged on."""
-        return scaled(torch.tensor(remembered(pixels, encoder))).to(device)
+        """Features of validation and test images, which every trial of a task is evaluated on."""
+        return scaled(torch.tensor(cached_features(pixels, encoder))).to(device)
 
     decays = sorted(set(spec.weight_decays))
     shown = shown_to_probes(spec, data, encoder, seed, device)

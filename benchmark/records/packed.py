@@ -2,8 +2,8 @@
 
     submissions/<name>/
         records.jsonl           one record a line, failed and skipped ones too
-        predictions.parquet     of all records, told apart by ``record_id``
-        ledger.parquet          of all sets of images, told apart by ``images_id``
+        predictions.parquet     of all records, keyed by ``record_id``
+        ledger.parquet          of all sets of images, keyed by ``images_id``
         contamination.parquet   of all that were searched for flagged pairs
         images.parquet          a few accepted images of every class, by ``images_id``
 

@@ -81,7 +81,7 @@ def tables() -> dict[str, pa.DataFrameSchema]:
     ``contamination``."""
     import pandera.pandas as pa
 
-    told = pa.Check(
+    reasoned = pa.Check(
         lambda frame: frame["accepted"] == (frame["reason"] == ""),
         error="a rejected image has a reason, an accepted one has none",
     )
@@ -97,7 +97,9 @@ def tables() -> dict[str, pa.DataFrameSchema]:
     }
     return {
         "predictions": pa.DataFrameSchema(predictions, strict=True, ordered=True),
-        "ledger": pa.DataFrameSchema(_ledger_columns(), strict=True, ordered=True, checks=[told]),
+        "ledger": pa.DataFrameSchema(
+            _ledger_columns(), strict=True, ordered=True, checks=[reasoned]
+        ),
         "contamination": pa.DataFrameSchema(
             _contamination_columns(), strict=True, ordered=True, unique=["index", "test_id"]
         ),

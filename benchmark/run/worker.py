@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Settings:
-    """What every worker of a run is told once.
+    """What every worker of a run is given once.
 
     Attributes:
         threads: torch's CPU threads; part of what makes a result repeatable to the bit.

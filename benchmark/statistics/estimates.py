@@ -19,7 +19,7 @@ from benchmark.records.score import Metric, metric_of, strata_of
 
 RESAMPLES = 4000
 LEVEL = 0.95
-_CHUNK = 1 << 22  # image weights held at a time, 4 bytes each
+CHUNK = 1 << 22  # image weights held at a time, 4 bytes each
 _EXACT_SPLITS = 16  # up to here all 2^n signs are tried: 65,536
 
 
@@ -139,7 +139,7 @@ def image_bootstrap(
     by_class = np.asarray(rows, np.float32)[:, np.concatenate(strata)].T
     ends = np.cumsum([len(columns) for columns in strata])
     rng = np.random.default_rng([seed, n_images])
-    size = max(1, _CHUNK // n_images)
+    size = max(1, CHUNK // n_images)
     found = []
     for start in range(0, resamples, size):
         weights = _draw(min(size, resamples - start), n_images, rng)

@@ -240,8 +240,8 @@ def _correct(cell: Cell, first: Record, ids: np.ndarray, labels: np.ndarray) -> 
     both = f"{_where(record)} and {first.method!r} (split {first.split})"
     if not np.array_equal(own_ids, ids):
         odd = sorted(set(own_ids.tolist()) ^ set(ids.tolist()))
-        told = f"{len(odd)} ids differ, such as {odd[0]!r}" if odd else "an id is given twice"
-        raise RecordError(f"{both} were tested on different images: {told}")
+        difference = f"{len(odd)} ids differ, such as {odd[0]!r}" if odd else "an id is given twice"
+        raise RecordError(f"{both} were tested on different images: {difference}")
     if not np.array_equal(own_labels, labels):
         odd = ids[own_labels != labels]
         raise RecordError(f"{both} give test images different labels, such as {odd[0]!r}")

@@ -134,9 +134,7 @@ def start_weights(spec: ClassifierSpec, root: Path) -> str:
     if spec.revision is None:
         raise ConfigError(
             f"classifier model {spec.model!r}",
-            [
-                "give weights, a local file, or model = 'timm:hf-hub:<id>' with its 40-digit revision"
-            ],
+            ["give weights, a local file, or 'timm:hf-hub:<id>' with its 40-digit revision"],
         )
     return f"{spec.model}@{spec.revision}"
 

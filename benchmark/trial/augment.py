@@ -13,6 +13,7 @@ from benchmark.errors import BenchError, BudgetStop, MethodError, Stalled, Unava
 from benchmark.records.augmented import Augmented, AugmentFacts, Cap
 from benchmark.records.record import Environment
 from benchmark.records.tables import reject_counts, table_hash
+from benchmark.registry import method_error
 from benchmark.trial import Progress, Trial
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ def _consume(
     except (Unavailable, BenchError, MemoryError):
         raise
     except Exception as error:
-        raise MethodError.raised(trial.call.label, error) from error
+        raise method_error(trial.call.label, error) from error
     return None
 
 

@@ -63,14 +63,14 @@ def examine(
     """
     import pandas as pd
 
-    from benchmark.upstream.features import remembered
+    from benchmark.upstream.features import cached_features
 
     columns = list(tables()["contamination"].columns)
     ledger, flagged = ledger.copy(), pd.DataFrame(columns=columns)
     accepted = ledger["accepted"].to_numpy(bool)
     if len(pixels):
         shown, features = test.pixels(), encoder.encode_images(pixels).numpy()
-        known = _Images(shown, _hashes_of(test), remembered(shown, encoder))
+        known = _Images(shown, _hashes_of(test), cached_features(shown, encoder))
         kept = np.array([int(text, 16) for text in ledger.loc[accepted, "phash"]], np.uint64)
         rows, similarity = _nearest(features, known.features)
         ledger.loc[accepted, "nearest_test_id"] = [test.ids[row] for row in rows]
@@ -114,10 +114,13 @@ def sketches(pixels: np.ndarray) -> np.ndarray:
     side = pixels.shape[1]
     starts = np.linspace(0, side, _GRID + 1).astype(int)[:-1]
     length = np.diff(starts, append=side)
-    sums = np.add.reduceat(pixels / np.float32(255), starts, 1, dtype=np.float32)
-    sums = np.add.reduceat(sums, starts, 2)
-    scale = np.sqrt(np.outer(length, length) * (3.0 * side**2)).astype(np.float32)
-    found: np.ndarray = (sums / scale[:, :, None]).reshape(len(pixels), 3 * _GRID**2)
+    scale = np.sqrt(np.outer(length, length) * (3.0 * side**2)).astype(np.float32)[:, :, None]
+    found = np.empty((len(pixels), 3 * _GRID**2), np.float32)
+    for start in range(0, len(pixels), _BLOCK):  # in single precision an image is four times as big
+        part = slice(start, start + _BLOCK)
+        sums = np.add.reduceat(pixels[part] / np.float32(255), starts, 1, dtype=np.float32)
+        sums = np.add.reduceat(sums, starts, 2)
+        found[part] = (sums / scale).reshape(len(sums), -1)
     return found
 
 
@@ -153,11 +156,8 @@ class _Comparison:
     def pairs(self) -> Pairs:
         """The columns of the table, each pair once: seen the way in which its pixels differ
         less, where it is flagged both ways."""
-        turned = mirrored(self.added.pixels)
-        found = [
-            *self._view(self.added.pixels, self.added.hashes, flip=False),
-            *self._view(turned, hashes(turned), flip=True),
-        ]
+        known = sketches(self.test.pixels)
+        found = [*self._view(known, flip=False), *self._view(known, flip=True)]
         together = {name: np.concatenate([part[name] for part in found]) for name in found[0]}
         by = ("mirrored", "rms", "test_id", "index")  # np.lexsort: the last key counts first
         order = np.lexsort([together[name] for name in by])
@@ -165,32 +165,43 @@ class _Comparison:
         first = order[np.unique(keys, axis=0, return_index=True)[1]]
         return {name: values[first] for name, values in together.items()}
 
-    def _view(self, pixels: np.ndarray, prints: np.ndarray, flip: bool) -> Iterator[Pairs]:
-        """Flagged pairs with the augmented images as they are, or mirrored."""
-        drawn, known = sketches(pixels), sketches(self.test.pixels)
-        for start in range(0, len(pixels), _BLOCK):
+    def _view(self, known: np.ndarray, flip: bool) -> Iterator[Pairs]:
+        """Flagged pairs with the augmented images as they are, or mirrored; block by block, so
+        that no second copy of all images is made.
+
+        Sketches and hashes cost little and miss no pair that is flagged: only what they leave is
+        compared pixel by pixel.
+        """
+        for start in range(0, len(self.added.pixels), _BLOCK):
             part = slice(start, start + _BLOCK)
-            distance = hamming(prints[part], self.test.hashes)
+            pixels, prints = self.added.pixels[part], self.added.hashes[part]
+            if flip:
+                pixels = mirrored(pixels)
+                prints = hashes(pixels)
+            distance = hamming(prints, self.test.hashes)
             maybe = distance <= self.spec.phash
-            maybe |= _squares(drawn[part], known) <= self.spec.pixels**2 + _SLACK
+            maybe |= _squares(sketches(pixels), known) <= self.spec.pixels**2 + _SLACK
             if self.spec.cosine_alone is not None and not flip:
                 scores = self.added.features[part] @ self.test.features.T
                 maybe |= scores >= self.spec.cosine_alone - 10**-_DECIMALS
             rows, columns = np.nonzero(maybe)
-            yield self._judged(pixels, rows + start, columns, distance[rows, columns], flip)
+            pairs = self._flagged(pixels, start, rows, columns, distance[rows, columns], flip)
+            yield {**pairs, "index": pairs["index"] + start}
 
-    def _judged(
+    def _flagged(
         self,
         pixels: np.ndarray,
+        start: int,
         rows: np.ndarray,
         columns: np.ndarray,
         bits: np.ndarray,
         flip: bool,
     ) -> Pairs:
-        """What of the given pairs is flagged, and why. Only the mirrored images that occur in
-        a pair are encoded: encoding is most of the cost."""
+        """What of the given pairs is flagged, and why. Rows count in the block ``pixels``, which
+        begins at ``start``. Only the mirrored images that occur in a pair are encoded: encoding
+        is most of the cost."""
         wanted, place = np.unique(rows, return_inverse=True)
-        features = self.added.features[wanted]
+        features = self.added.features[wanted + start]
         if flip:
             features = self.encoder.encode_images(pixels[wanted]).numpy()
         cosine = np.einsum("nd,nd->n", features[place], self.test.features[columns], dtype=float)

@@ -1,4 +1,4 @@
-"""The second stage of a trial: a classifier is trained on shots and ledger images, and scored once."""
+"""The second stage of a trial: a classifier is trained on shots and ledger images, scored once."""
 
 from __future__ import annotations
 

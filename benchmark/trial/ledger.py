@@ -72,12 +72,12 @@ class Ledger:
             raise MethodError(f"{where}: expected benchmark.Images, got {_kind(images)}")
         pixels = _checked_pixels(images.pixels, self.size, where)
         labels = _checked_labels(images.labels, len(pixels), len(self.classes), where)
-        told = self._checked_provenance(images.provenance, len(pixels), where)
+        provenances = self._checked_provenance(images.provenance, len(pixels), where)
         rejected = self._checked_rejected(images.rejected, len(pixels), where)
         counts = self._counts.copy()
         rows: list[tuple[dict[str, Any], np.ndarray]] = []
         for image, (label, target), provenance, reason in zip(
-            pixels, labels, told, rejected, strict=True
+            pixels, labels, provenances, rejected, strict=True
         ):
             if not reason and counts[label] >= self.cap:
                 reason = f"cap: beyond {self.cap} images of its class"
@@ -137,23 +137,23 @@ class Ledger:
         }
 
     def _checked_provenance(self, given: Any, count: int, where: str) -> list[Provenance]:
-        told = list(given) if _is_sequence(given) else [given]
-        for row, provenance in enumerate(told):
+        provenances = list(given) if _is_sequence(given) else [given]
+        for row, provenance in enumerate(provenances):
             if not isinstance(provenance, Provenance):
                 raise MethodError(
                     f"{where}: provenance[{row}]: expected benchmark.Provenance, "
                     f"got {_kind(provenance)}"
                 )
-        if len(told) != count:
-            raise MethodError(f"{where}: {count} images but {len(told)} rows of provenance")
-        for row, provenance in enumerate(told):
+        if len(provenances) != count:
+            raise MethodError(f"{where}: {count} images but {len(provenances)} rows of provenance")
+        for row, provenance in enumerate(provenances):
             for parent in provenance.parents:
                 if parent not in self._known and parent != provenance.corpus_id:
                     raise MethodError(
-                        f"{where}: provenance[{row}].parents: {parent!r} is not a shot (nor, for an "
-                        "oracle, an unused training image), and not the image that corpus_id names"
+                        f"{where}: provenance[{row}].parents: {parent!r} is not a shot (nor, for "
+                        "an oracle, an unused image), and not the image that corpus_id names"
                     )
-        return told
+        return provenances
 
     def _checked_rejected(self, given: Any, count: int, where: str) -> list[str]:
         """One reason per image, '' for one to be used."""

@@ -10,7 +10,7 @@ from benchmark.errors import BenchError, BudgetStop, MethodError, Stalled, Unava
 from benchmark.labels import checked
 from benchmark.meter import Meter
 from benchmark.records.augmented import AugmentFacts
-from benchmark.registry import MethodCall
+from benchmark.registry import MethodCall, method_error
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -57,7 +57,7 @@ class Mixer:
         except (Unavailable, BenchError, MemoryError):
             raise
         except Exception as error:
-            raise MethodError.raised(self.call.label, error) from error
+            raise method_error(self.call.label, error) from error
         where = f"method {self.call.label!r}, mix, batch {self._batches}"
         self._batches += 1
         return _checked_batch(mixed, images, targets, where)

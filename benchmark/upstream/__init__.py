@@ -55,7 +55,7 @@ class Upstream:
         spec: as ``bench.toml`` declares it.
         root: what its paths are relative to.
         device: as torch names it.
-        progress: told ``(what, done, total)`` while the corpus is indexed.
+        progress: called with ``(what, done, total)`` while the corpus is indexed.
     """
 
     def __init__(self, name: str, spec: UpstreamSpec, root: Path, device: str) -> None:
@@ -193,11 +193,11 @@ class Upstream:
             chosen = order[start : start + batch]
             if self._meter is not None:
                 self._meter.charge(images=len(chosen))
-            told = []
+            provenance = []
             for label, rank in chosen:
                 found = neighbours[label]
                 query = int(found.query[rank])
-                told.append(
+                provenance.append(
                     self.corpus.provenance(
                         found.rows[rank],
                         prompt=texts[label][query] if texts else None,
@@ -207,7 +207,7 @@ class Upstream:
                     )
                 )
             rows = [int(neighbours[label].rows[rank]) for label, rank in chosen]
-            yield Images(self.corpus.pixels(rows, size), [label for label, _ in chosen], told)
+            yield Images(self.corpus.pixels(rows, size), [label for label, _ in chosen], provenance)
 
     def _nearest_among(self, queries: Tensor, rows: np.ndarray, k: int) -> Neighbours:
         import numpy as np

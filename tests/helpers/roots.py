@@ -17,20 +17,23 @@ BENCH = """
 upstream = "pocket"
 budget = "S"
 classifiers = ["resnet-scratch", "linear-probe"]
-seeds = [0, 1]
+splits = [0, 1]
 control = "none"
 
 [upstream.pocket]
 title = "The pocket upstream"
 corpus = { data_files = ["pocket/corpus/train.parquet"], licence = "license" }
 encoder = { model = "local-dir:pocket/clip" }
-generator = { model = "pocket/stable-diffusion", size = 32, batch_size = 8 }
+
+[upstream.pocket.generator]
+model = "pocket/stable-diffusion"
+size = 32
+batch_size = 8
+sampling = { steps = 4, guidance_scale = 2.0 }
 
 [budget.S]
 images_per_class = 2
-tflops = 5
-nfe = 2000
-seconds = 120
+compute = 50
 
 [classifier.resnet-scratch]
 kind = "scratch"
