@@ -218,7 +218,7 @@ def _index(methods: Mapping[str, Sequence[Made]]) -> str:
         "",
         "What the methods made: a row is a class, at the left the real shots, then the first",
         "images that were accepted, in the order in which they were made. Nothing was chosen by",
-        "eye; rejected images are not shown. Written by `bench contact`.",
+        "eye; rejected images are not shown. Written by `bench docs sheets`.",
     ]
     family = ""
     for name, made in methods.items():
