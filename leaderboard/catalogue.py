@@ -50,7 +50,7 @@ def _head(registry: Registry, spend: CostTable, families: int) -> Iterator[str]:
     made = (
         f"{len(registry.methods)} methods of {families} families. This page is made by `make docs` "
         "from the facts that the files in [`methods/`](../methods) state, and from "
-        "[`spend.json`](spend.json), which `bench spend` counts: change those, not this."
+        "[`costs.json`](costs.json), which `bench docs costs` counts: change those, not this."
     )
     units = (
         "**TFLOPs** and **NFE** (evaluations of the denoiser) are those of one trial on "

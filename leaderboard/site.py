@@ -65,7 +65,11 @@ class Figure:
 
 
 def build_site(
-    results: Path | Sequence[Path], root: Path, out: Path, date: str | None = None
+    results: Path | Sequence[Path],
+    root: Path,
+    out: Path,
+    date: str | None = None,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> Path:
     """Writes the page, and returns its path.
 
@@ -75,6 +79,7 @@ def build_site(
         root: holds ``bench.toml``, tasks and methods, for titles and real shots.
         out: folder of ``index.html``, ``records.csv`` and ``records.json``; made if missing.
         date: ISO 8601, shown on the page; default: of the newest record.
+        tell: called with the page's headline.
 
     Raises:
         RecordError: a record does not validate.
@@ -95,6 +100,7 @@ def build_site(
         protocol.defaults.control,
         lambda first, second: paired_difference(cells, first, second),
     )
+    tell(board.headline)
     shown = counted(scored)  # images and pairs of an older version would not be those of its score
     galleries = build_galleries(shown, registry, root, protocol.defaults.budget)
     texts = {"index.html": render(board, galleries, date or board.date, flagged_pairs(shown))}
