@@ -2,8 +2,9 @@
 
 from typing import get_args
 
-from benchmark.contract import Family
 from benchmark.leaderboard.families import FAMILIES, family, order_of
+
+from benchmark.contract import Family
 
 
 def test_every_family_of_the_contract_is_shown():
