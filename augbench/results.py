@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from benchmark.records.record import Record
     from benchmark.records.store import StoredRecord
-    from benchmark.statistics import Estimate, Line
+    from benchmark.statistics import Estimate, MethodSummary
 
 
 @dataclass(frozen=True)
@@ -75,13 +75,13 @@ class Results(Sequence["Record"]):
     def compare(self, first: str, second: str, task: str | None = None) -> list[Comparison]:
         """See ``augbench.compare``."""
         from benchmark.errors import UnknownNameError
-        from benchmark.statistics import Cell, paired_difference, summarise
+        from benchmark.statistics import ScoredRow, paired_difference, summarise
 
         scored = [item for item in self.stored if item.record.value is not None]
         chosen = [item for item in scored if task in (None, item.record.task)]
         if not chosen and task is not None:
             raise UnknownNameError("task of these results", task, {r.task for r in self})
-        cells = [Cell.of(item.record, item.predictions()) for item in chosen]
+        cells = [ScoredRow.of(item.record, item.predictions()) for item in chosen]
         lines = summarise(cells).lines
         for method in (first, second):
             if method not in {line.method for line in lines}:
@@ -144,7 +144,9 @@ def compare(
     return results(*folders).compare(first, second, task)
 
 
-def _pairs(lines: Sequence[Line], first: str, second: str) -> Iterator[tuple[Line, Line]]:
+def _pairs(
+    lines: Sequence[MethodSummary], first: str, second: str
+) -> Iterator[tuple[MethodSummary, MethodSummary]]:
     """The lines of both methods, contest by contest."""
     others = {_contest(line): line for line in lines if line.method == second}
     for line in lines:
@@ -152,5 +154,5 @@ def _pairs(lines: Sequence[Line], first: str, second: str) -> Iterator[tuple[Lin
             yield line, others[_contest(line)]
 
 
-def _contest(line: Line) -> tuple[str, str, str, str]:
+def _contest(line: MethodSummary) -> tuple[str, str, str, str]:
     return (line.task, line.upstream, line.budget, line.classifier)

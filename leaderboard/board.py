@@ -48,7 +48,7 @@ class Row:
             where a split has none left, or none looked.
         gain: paired difference to the control, in the unit of ``accuracy``; None for the control
             itself and where the control is missing.
-        rank: best and worst among all rows, as ``Line.rank``.
+        rank: best and worst among all rows, as ``MethodSummary.rank``.
         level: whether it competes and the interval of its gain overlaps the leader's.
         images_per_class, tflops, nfe, seconds, memory_mb: means over splits.
         notes: why trials failed, were skipped, or were stopped.
@@ -206,7 +206,7 @@ def points(value: float) -> str:
     return {"-0.0": "0.0", "+0.0": "0.0"}.get(text, text).replace("-", "−")
 
 
-def interval(estimate: Estimate) -> str:
+def format_interval(estimate: Estimate) -> str:
     """``+3.1 [+1.2, +5.0]`` in percentage points."""
     return f"{points(estimate.value)} [{points(estimate.low)}, {points(estimate.high)}]"
 

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import benchmark.leaderboard.families as families
-from benchmark.leaderboard.board import Row, interval, points
+from benchmark.leaderboard.board import Row, format_interval, points
 from benchmark.leaderboard.families import FAMILIES
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def gains(section: Section, axis: tuple[float, float]) -> str:
         ),
     ]
     chart = alt.layer(*layers).properties(width=_WIDTH, height=alt.Step(_LINE))
-    summary = "; ".join(f"{row.title} {interval(row.gain)}" for row in rows if row.gain)
+    summary = "; ".join(f"{row.title} {format_interval(row.gain)}" for row in rows if row.gain)
     return _svg(chart, f"Gain over the control on {section.contest.task}, in points: {summary}")
 
 

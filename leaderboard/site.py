@@ -25,7 +25,7 @@ from benchmark.leaderboard.board import (
     Row,
     Section,
     best_of,
-    interval,
+    format_interval,
     order_rows,
     points,
 )
@@ -42,9 +42,9 @@ from benchmark.records.store import read_results
 from benchmark.records.tables import records_frame
 from benchmark.registry import Registry, load_registry
 from benchmark.statistics import (
-    Cell,
     Estimate,
-    Line,
+    MethodSummary,
+    ScoredRow,
     Summary,
     counted,
     paired_difference,
@@ -91,7 +91,7 @@ def build_site(
     folders = [results] if isinstance(results, Path) else results
     stored = read_results(*(folder for folder in folders if folder.is_dir()))
     scored = [item for item in stored if item.record.value is not None]
-    cells = [Cell.of(item.record, item.predictions()) for item in scored]
+    cells = [ScoredRow.of(item.record, item.predictions()) for item in scored]
     records = [item.record for item in stored]
     board = build_board(
         records,
@@ -128,7 +128,7 @@ def render(
     )
     environment.filters |= {
         "points": points,
-        "interval": interval,
+        "interval": format_interval,
         "percent": _percent,
         "quantity": _quantity,
         "anchor": _anchor,
@@ -160,7 +160,7 @@ def build_board(
     summary: Summary,
     registry: Registry,
     control: str,
-    difference: Callable[[Line, Line], Estimate | None],
+    difference: Callable[[MethodSummary, MethodSummary], Estimate | None],
 ) -> Board:
     """The board of a set of records.
 
@@ -201,9 +201,9 @@ def build_board(
 def _section(
     contest: Contest,
     rows: tuple[Row, ...],
-    lines: Mapping[str, Line | None],
+    lines: Mapping[str, MethodSummary | None],
     registry: Registry,
-    difference: Callable[[Line, Line], Estimate | None],
+    difference: Callable[[MethodSummary, MethodSummary], Estimate | None],
 ) -> Section:
     task = registry.tasks.get(contest.task)
     title = task.card.title if task else contest.task
@@ -213,12 +213,15 @@ def _section(
     return Section(contest, title, rows, paired)
 
 
-def _contest(row: Record | Line) -> Contest:
+def _contest(row: Record | MethodSummary) -> Contest:
     return Contest(row.task, row.upstream, row.budget, row.classifier)
 
 
 def _row(
-    records: Sequence[Record], line: Line | None, registry: Registry, notes: tuple[Note, ...]
+    records: Sequence[Record],
+    line: MethodSummary | None,
+    registry: Registry,
+    notes: tuple[Note, ...],
 ) -> Row:
     first = records[0]
     entry = registry.methods.get(first.method_name)

@@ -13,7 +13,7 @@ from benchmark.errors import RecordError
 from benchmark.records.record import Record
 from benchmark.schema import canonical_hash
 from benchmark.statistics import (
-    Cell,
+    ScoredRow,
     holm,
     interval,
     paired_difference,
@@ -234,7 +234,7 @@ def test_holm_follows_its_steps():
 # --- lines ------------------------------------------------------------------------------------
 
 
-def cell(method="none", split=0, share=0.5, control="none", **changes) -> Cell:
+def cell(method="none", split=0, share=0.5, control="none", **changes) -> ScoredRow:
     """A cell of the task toy-1shot whose control is the method ``control`` of the same split."""
     rng = np.random.default_rng([split, len(method)])
     predictions = np.where(rng.random(len(LABELS)) < share, LABELS, (LABELS + 1) % 3)
@@ -283,10 +283,10 @@ def cell(method="none", split=0, share=0.5, control="none", **changes) -> Cell:
     values |= {f"{part}_hash": "1" * 64 for part in hashes} | changes
     if values["metric"] == "mean_per_class":
         values["value"] = 0.5
-    return Cell(Record(**values), IDS, LABELS, predictions)
+    return ScoredRow(Record(**values), IDS, LABELS, predictions)
 
 
-def contest(splits: int = 5) -> list[Cell]:
+def contest(splits: int = 5) -> list[ScoredRow]:
     shares = {"none": 0.5, "better": 0.7, "best": 0.95}
     return [cell(name, split, share) for name, share in shares.items() for split in range(splits)]
 
@@ -407,7 +407,7 @@ def test_test_images_may_come_in_any_order():
     assert summarise(cells[:5] + turned[5:], resamples=50) == summarise(cells, resamples=50)
 
 
-def attacked(method: str, split: int, **changes) -> list[Cell]:
+def attacked(method: str, split: int, **changes) -> list[ScoredRow]:
     return [
         replace(c, **changes) if (c.record.method, c.record.split) == (method, split) else c
         for c in contest()
@@ -489,7 +489,7 @@ def test_rows_of_an_older_protocol_count_only_where_there_are_no_newer_ones():
 def test_a_prediction_table_is_a_cell():
     one = cell()
     table = pd.DataFrame({"id": IDS, "label": LABELS, "prediction": one.predictions})
-    made = Cell.of(one.record, table)
+    made = ScoredRow.of(one.record, table)
     assert summarise([made], resamples=20) == summarise([one], resamples=20)
 
 

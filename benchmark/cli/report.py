@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from benchmark.registry import Broken, Registry
     from benchmark.run.forecast import Forecast
     from benchmark.run.scheduler import Outcome
-    from benchmark.statistics import Estimate, Line, Summary
+    from benchmark.statistics import Estimate, MethodSummary, Summary
 
 
 def print_forecast(forecasts: Sequence[Forecast], as_json: bool) -> None:
@@ -105,10 +105,11 @@ def _plain_forecast(forecasts: Sequence[Forecast]) -> dict[str, Any]:
 
 def print_outcome(outcome: Outcome, folder: Path, as_json: bool) -> None:
     """Accuracy and gain with intervals, spend, what failed, and where the records lie."""
-    from benchmark.statistics import Cell as Judged
-    from benchmark.statistics import summarise
+    from benchmark.statistics import ScoredRow, summarise
 
-    summary = summarise(Judged.of(stored.record, stored.predictions()) for stored in outcome.stored)
+    summary = summarise(
+        ScoredRow.of(stored.record, stored.predictions()) for stored in outcome.stored
+    )
     if as_json:
         print(json.dumps(_plain(outcome, folder, summary), indent=1))
         return
@@ -123,7 +124,7 @@ def print_outcome(outcome: Outcome, folder: Path, as_json: bool) -> None:
     out.print(Text(f"records: {folder}"), soft_wrap=True)
 
 
-def summary_table(lines: Sequence[Line]) -> Table:
+def summary_table(lines: Sequence[MethodSummary]) -> Table:
     """Means over splits with their intervals, and the mean spend of a trial."""
     several = any(line.accuracy.n_splits > 1 for line in lines)
     title = "means over splits with 95 % intervals" if several else "one split"
@@ -148,7 +149,7 @@ def summary_table(lines: Sequence[Line]) -> Table:
     return table
 
 
-def _caveat(lines: Sequence[Line]) -> str:
+def _caveat(lines: Sequence[MethodSummary]) -> str:
     """What intervals over one split do not say."""
     estimates = [estimate for line in lines for estimate in (line.accuracy, line.gain) if estimate]
     if all(estimate.n_splits > 1 for estimate in estimates):
@@ -159,14 +160,14 @@ def _caveat(lines: Sequence[Line]) -> str:
     )
 
 
-def _accuracy(line: Line) -> str:
+def _accuracy(line: MethodSummary) -> str:
     """With the value on the clean part of the test images where that is another."""
     clean = "" if line.clean is None else f"{100 * line.clean:.1f}"
     differs = clean not in ("", f"{100 * line.accuracy.value:.1f}")
     return _interval(line.accuracy, ".1f") + (f", clean {clean}" if differs else "")
 
 
-def _gain(line: Line) -> Text:
+def _gain(line: MethodSummary) -> Text:
     if line.gain is None:
         return Text("control" if line.is_control else "")
     return Text(_interval(line.gain, "+.1f"))
