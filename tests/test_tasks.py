@@ -79,13 +79,13 @@ def test_every_task_is_stated() -> None:
 def test_counts(name: str) -> None:
     task, stated, split = TASKS[name], FACTS[name], split_of(name)
     held_out = split.test.for_contamination()
-    sets = (split.shots, split.val, split.reserve, held_out)
+    sets = (split.shots, split.val, split.unused, held_out)
     assert tuple(map(len, sets)) == stated.sizes
     assert len(task.classes) == stated.classes
     assert spread(split.shots.labels, stated.classes) == (task.shots, task.shots)
     val_per_class = task.card.split.val_per_class
     assert spread(split.val.labels, stated.classes) == (val_per_class, val_per_class)
-    assert spread(split.reserve.labels, stated.classes) == stated.reserve
+    assert spread(split.unused.labels, stated.classes) == stated.reserve
     assert spread(held_out.labels, stated.classes) == stated.test
     assert task.card.metric == stated.metric
 
@@ -93,7 +93,7 @@ def test_counts(name: str) -> None:
 @pytest.mark.parametrize("name", FACTS)
 def test_images(name: str) -> None:
     split = split_of(name)
-    for images in (split.shots, split.val, split.reserve, split.test.read()):
+    for images in (split.shots, split.val, split.unused, split.test.read()):
         pixels = images.pixels()
         assert pixels.shape == (len(images), 32, 32, 3) and pixels.dtype == np.uint8
         assert all(image.std() > 5 for image in pixels), "an image of one colour"
@@ -106,7 +106,7 @@ def test_splits(name: str) -> None:
     assert split.test.ids == other.test.ids
     # One image per class leaves nothing to draw.
     assert (split.hash == other.hash) == (name == "flags-1shot")
-    ids = [*split.shots.ids, *split.val.ids, *split.reserve.ids, *split.test.ids]
+    ids = [*split.shots.ids, *split.val.ids, *split.unused.ids, *split.test.ids]
     assert len(set(ids)) == len(ids)
 
 
@@ -114,7 +114,7 @@ def test_splits(name: str) -> None:
 def test_no_image_of_a_task_is_in_the_corpus(name: str, corpus: tuple[set[str], set[str]]) -> None:
     ids, hashes = corpus
     split = split_of(name)
-    for images in (split.shots, split.val, split.reserve, split.test.read()):
+    for images in (split.shots, split.val, split.unused, split.test.read()):
         assert not ids & set(images.ids)
         assert not hashes & {pixel_hash(image) for image in images.pixels()}
 
@@ -173,7 +173,7 @@ def test_openmoji_flags_that_are_one_picture() -> None:
 
 def test_openmoji_test_images_with_a_twin_in_the_pool() -> None:
     split = split_of("openmoji-5shot")
-    pool = {pixel_hash(image) for part in (split.shots, split.val, split.reserve)
+    pool = {pixel_hash(image) for part in (split.shots, split.val, split.unused)
             for image in part.pixels()}  # fmt: skip
     images = split.test.read()
     twins = [row for row, image in enumerate(images.pixels()) if pixel_hash(image) in pool]

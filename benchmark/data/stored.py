@@ -65,6 +65,7 @@ class ParquetFiles:
     """
 
     def __init__(self, files: Sequence[Path]) -> None:
+        self._states = {file: _state(file) for file in files}
         self._footers = {file: _footer(file) for file in files}
         self._files = [file for file in files if self._footers[file].num_rows]
         self.folder = files[0].parent
@@ -169,6 +170,8 @@ class ParquetFiles:
         import pyarrow.parquet as pq
 
         file, number, _ = self._groups[group]
+        if _state(file) != self._states[file]:
+            raise DataError(f"{file}: it was changed while it was in use")
         # The buffer has column chunks read piece by piece, not whole.
         with pq.ParquetFile(file, metadata=self._footers[file], buffer_size=2**20) as opened:
             yield from opened.iter_batches(_BATCH, [number], columns=[column])
@@ -269,11 +272,18 @@ def _next(batches: Iterator[pa.RecordBatch]) -> pa.RecordBatch:
     return batch
 
 
+def _state(file: Path) -> tuple[int, int]:
+    """What changes with a file's content."""
+    try:
+        found = file.stat()
+    except OSError as error:
+        raise DataError(f"{file}: {error.strerror or error}") from None
+    return found.st_size, found.st_mtime_ns
+
+
 def _footer(file: Path) -> pq.FileMetaData:
     import pyarrow.parquet as pq
 
-    if not file.is_file():
-        raise DataError(f"{file}: no such file")
     with _readable(file):
         return pq.read_metadata(file)
 
