@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -310,9 +309,9 @@ def _builder(place: Path | str, revision: str | None) -> Any:
         return datasets.load_dataset_builder(str(place))
     if Path(place).exists():  # datasets would take the folder for the repository
         raise DataError(f"a repository of the Hub is meant, and {Path(place).resolve()} is there")
-    if os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
-        from huggingface_hub import snapshot_download
+    from huggingface_hub import constants, snapshot_download
 
+    if constants.HF_HUB_OFFLINE:  # the whole repository, as `hf download` leaves it
         snapshot = snapshot_download(
             place, repo_type="dataset", revision=revision, local_files_only=True
         )
