@@ -15,7 +15,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmark.records.score import Metric, metric_of, strata_of
+from benchmark.protocol import Metric
+from benchmark.records.score import metric_of, strata_of
 
 RESAMPLES = 4000
 LEVEL = 0.95

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from benchmark.meter import Meter
-    from benchmark.upstream.corpora.table import Corpus
+    from benchmark.upstream.corpora import Corpus
     from benchmark.upstream.encoder import Encoder
     from benchmark.upstream.generator import Generator
     from benchmark.upstream.index import Index
@@ -74,11 +74,11 @@ class Upstream:
     @cached_property
     def corpus(self) -> Corpus:
         """The captioned images; raises ``DataError``, or ``Unavailable`` where there is none."""
-        from benchmark.upstream.corpora.table import Corpus
+        from benchmark.upstream.corpora import open_corpus
 
         spec = self._present(self.spec.corpus, "corpus")
         with self._off_the_clock():
-            return Corpus(spec, self.root)
+            return open_corpus(spec, self.root)
 
     @cached_property
     def encoder(self) -> Encoder:

@@ -19,7 +19,7 @@ from benchmark.errors import DataError, StorageError
 from benchmark.files import new_file, set_aside, sha256_of, to_json, write_file
 from benchmark.home import cache_folder
 from benchmark.upstream import Progress
-from benchmark.upstream.corpora.table import Corpus
+from benchmark.upstream.corpora import Corpus
 from benchmark.upstream.encoder import Encoder
 
 log = logging.getLogger(__name__)
