@@ -119,6 +119,7 @@ def test_names_are_completed(shapes: Path, monkeypatch: pytest.MonkeyPatch, tmp_
         ((*RUN, "--splits", "-1,2"), ["--splits", "'-1,2'"]),
         ((*RUN, "--device", "gpu"), ["--device", "'gpu'", "cuda:0", "mps"]),
         ((*RUN, "--jobs", "0"), ["--jobs", "1"]),
+        ((*RUN, "--results", __file__), ["--results", "is a file"]),
         (("site", "absent"), ["'absent'", "no such folder"]),
         (("validate", "bench.toml"), ["'bench.toml'"]),
         (("pack", "absent", "x"), ["'absent'", "no such folder"]),
@@ -146,6 +147,7 @@ def test_wrong_usage_names_value_and_choices(
             "unknown classifier 'linear-prob'; did you mean 'lin",
         ),
         ((*RUN, "--upstream", "pockt"), "unknown upstream 'pockt'; did you mean 'pocket'"),
+        ((*RUN, "--device", "cuda:77"), "'cuda:77': torch sees "),
         (("check", "repaet"), "unknown method 'repaet'; did you mean 'repeat'"),
         (("check", "repeat[nois=1]"), "unknown key 'nois'; did you mean 'noise'"),
         (
