@@ -24,10 +24,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from benchmark.meter import Meter
-    from benchmark.upstream.corpora.table import Corpus
+    from benchmark.upstream.corpora import Corpus
     from benchmark.upstream.encoder import Encoder
     from benchmark.upstream.generator import Generator
     from benchmark.upstream.index import Index
+
+# (what, done, total): what is being counted, such as ("augment", 120, 500)
+Progress = Callable[[str, int, int], None]
 
 Spec = TypeVar("Spec", CorpusSpec, GeneratorSpec)
 
@@ -60,7 +63,7 @@ class Upstream:
 
     def __init__(self, name: str, spec: UpstreamSpec, root: Path, device: str) -> None:
         self.name, self.spec, self.root, self.device = name, spec, root, device
-        self.progress: Callable[[str, int, int], None] | None = None
+        self.progress: Progress | None = None
         self._meter: Meter | None = None
 
     @cached_property
@@ -71,11 +74,11 @@ class Upstream:
     @cached_property
     def corpus(self) -> Corpus:
         """The captioned images; raises ``DataError``, or ``Unavailable`` where there is none."""
-        from benchmark.upstream.corpora.table import Corpus
+        from benchmark.upstream.corpora import open_corpus
 
         spec = self._present(self.spec.corpus, "corpus")
         with self._off_the_clock():
-            return Corpus(spec, self.root)
+            return open_corpus(spec, self.root)
 
     @cached_property
     def encoder(self) -> Encoder:
