@@ -371,7 +371,11 @@ def test_copies_in_pool_and_test_split_are_counted_against_the_card(
     after = load_split(task(shapes), 0, shapes)
     with pytest.raises(DataError, match=r"1 training images .*split\.copies = 0"):
         after.check_apart()
-    edit(shapes / "tasks" / "shapes.toml", "split.val_per_class", "split.copies = 1\nsplit.val_per_class")
+    edit(
+        shapes / "tasks" / "shapes.toml",
+        "split.val_per_class",
+        "split.copies = 1\nsplit.val_per_class",
+    )
     stated = load_split(task(shapes), 0, shapes)
     stated.check_apart()
     assert (stated.task.hash, stated.hash) == (after.task.hash, after.hash)

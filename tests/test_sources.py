@@ -205,8 +205,9 @@ def test_a_row_group_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(
         pq.ParquetFile,
         "iter_batches",
-        lambda file, size, groups, columns: opened.append(groups[0])
-        or reader(file, size, groups, columns=columns),
+        lambda file, size, groups, columns: (
+            opened.append(groups[0]) or reader(file, size, groups, columns=columns)
+        ),
     )
     whole = shapes_table(per_class=200)
     pq.write_table(whole, tmp_path / "a.parquet", row_group_size=300)
@@ -249,7 +250,9 @@ def test_images_may_be_plain_bytes_or_files_beside(tmp_path: Path) -> None:
     for name, values in (("a", encoded), ("b", relative), ("c", absolute)):
         rows = [{"id": at, "image": value} for at, value in enumerate(values)]
         pq.write_table(pa.Table.from_pylist(rows), tmp_path / f"{name}.parquet")
-        assert np.array_equal(table_of(tmp_path / f"{name}.parquet").images(range(3), None), expected)
+        assert np.array_equal(
+            table_of(tmp_path / f"{name}.parquet").images(range(3), None), expected
+        )
     (tmp_path / "images" / "1.png").unlink()
     with pytest.raises(DataError, match=r"files: image '1': .*1\.png"):
         table_of(tmp_path / "b.parquet").images(range(3), None)
@@ -330,7 +333,11 @@ def test_a_folder_of_image_files(shapes: Path, hub_cache: Path) -> None:
     declare_folder(shapes / "tasks" / "shapes.toml", folder, 'columns.id = ""')
     split = split_of(shapes)
     assert [len(part) for part in (split.shots, split.val, split.test)] == [9, 3, 18]
-    reds = {decode(data, 32, "").tobytes() for name, data in pictures().items() if int(name[-2:]) % 3 == 0}
+    reds = {
+        decode(data, 32, "").tobytes()
+        for name, data in pictures().items()
+        if int(name[-2:]) % 3 == 0
+    }
     assert {pixels.tobytes() for pixels in split.shots.pixels([0, 1, 2])} <= reds
     split.check_apart()
 
