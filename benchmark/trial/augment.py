@@ -46,7 +46,8 @@ def augment(
 
     facts = trial.call.method.facts
     upstream.load(facts.uses)
-    guard = StallGuard(trial.protocol.defaults.stall_seconds, stall_report)
+    defaults = trial.protocol.defaults
+    guard = StallGuard(defaults.stall_seconds, stall_report, defaults.stall_grace_seconds)
     meter = Meter(budget_of(trial, upstream), len(trial.task.classes), guard=guard)
     ledger = Ledger(trial.call.label, trial.split, meter.budget, facts.filters)
     seed_everything(trial.seeds.draw)
