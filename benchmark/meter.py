@@ -113,10 +113,10 @@ class Meter:
         """
         if self._is_paused:
             return
-        self._guard.progressed()
         used = self._sum()
         if used.flops + flops > self.budget.tflops * 1e12:
             raise BudgetStop("tflops", used.flops / 1e12, self.budget.tflops)
+        self._guard.progressed()  # a refused charge is none: who swallows the stop is ended
         tally = self._tally(self._phases[-1] if self._phases else None)
         tally.flops += int(flops)
         tally.nfe += nfe

@@ -176,7 +176,10 @@ def run_evaluate(job: Job, trial_id: str, classifier: str, control_id: str) -> D
                     return Done("lost", f"{trial.call.label!r}: its images were damaged twice")
                 upstream = worker.upstream(trial.upstream)
                 tell = worker.progress(_label(trial))
-                record, table = evaluate(trial, classifier, made, upstream, control_id, tell)
+                report = worker.store.stall_report(record_id)
+                record, table = evaluate(
+                    trial, classifier, made, upstream, control_id, tell, report
+                )
                 worker.store.write_record(trial.place, record, table)
     return ended[0]
 
