@@ -10,11 +10,11 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import Field
 
@@ -22,9 +22,8 @@ from benchmark.errors import BudgetStop
 from benchmark.schema import Declared
 from benchmark.stall import StallGuard
 
-if TYPE_CHECKING:
-    pass
-
+# (what, done, total): what is being counted, such as ("augment", 120, 500)
+Progress = Callable[[str, int, int], None]
 
 DEFAULT_PHASE = "augment"
 

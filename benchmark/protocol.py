@@ -18,6 +18,7 @@ from benchmark.schema import Declared, declare, read_toml
 # compute is capped at a multiple of plain generation, seconds and NFE are not.
 PROTOCOL_VERSION = 3
 
+Metric = Literal["top1", "mean_per_class"]
 Revision = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
 
 

@@ -31,7 +31,8 @@ from benchmark.trial.augment import augment
 from benchmark.trial.evaluate import evaluate
 
 if TYPE_CHECKING:
-    from benchmark.upstream import Progress, Upstream
+    from benchmark.meter import Progress
+    from benchmark.upstream import Upstream
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ from benchmark.registry import method_error
 from benchmark.trial import Trial
 
 if TYPE_CHECKING:
-    from benchmark.meter import Budget, Meter
+    from benchmark.meter import Budget, Meter, Progress
     from benchmark.trial.ledger import Ledger
-    from benchmark.upstream import Progress, Upstream
+    from benchmark.upstream import Upstream
 
 
 def augment(

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from benchmark.data.split import Split
-    from benchmark.upstream import Progress, Upstream
+    from benchmark.meter import Progress
+    from benchmark.upstream import Upstream
 
 
 def evaluate(
