@@ -18,6 +18,7 @@ from benchmark.schema import Declared, declare, read_toml
 # compute is capped at a multiple of plain generation, seconds and NFE are not.
 PROTOCOL_VERSION = 3
 
+Metric = Literal["top1", "mean_per_class"]
 Revision = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
 
 
@@ -173,6 +174,7 @@ class Defaults(Declared):
             trial for every combination.
         control: the method that every gain is paired with.
         stall_seconds: a method that neither charges its meter nor yields for so long is ended.
+        stall_grace_seconds: later its process is ended, where the method withstood that.
     """
 
     upstream: str
@@ -183,6 +185,7 @@ class Defaults(Declared):
     trainings: list[int] = Field(default=[0], min_length=1)
     control: str
     stall_seconds: float = Field(default=600.0, gt=0)
+    stall_grace_seconds: float = Field(default=60.0, gt=0)
 
     @field_validator("splits", "draws", "trainings")
     @classmethod

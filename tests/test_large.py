@@ -1,4 +1,4 @@
-"""A set of images of any size is written, read back, evaluated, and survives a kill meanwhile.
+"""A set of images of any size: written, read back, evaluated; a kill meanwhile loses nothing.
 
 Small here; ``BENCH_LARGE=1`` makes it 25,000 images at 224 px, 3.7 GB of PNG files.
 """

@@ -19,9 +19,8 @@ from benchmark.classify._batches import (
     to_float,
 )
 from benchmark.classify._loss import target_loss
+from benchmark.meter import Progress
 from benchmark.protocol import Recipe
-
-Progress = Callable[[str, int, int], None]
 
 # Share of the steps over which the learning rate rises linearly, before it falls as a cosine.
 WARM_UP = 0.2

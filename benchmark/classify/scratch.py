@@ -7,8 +7,9 @@ from timm.models.resnet import BasicBlock, ResNet
 from torch import nn
 
 from benchmark.classify._batches import Data
-from benchmark.classify._training import Fitted, Normalise, Progress, fit_network
+from benchmark.classify._training import Fitted, Normalise, fit_network
 from benchmark.errors import ConfigError
+from benchmark.meter import Progress
 from benchmark.protocol import ScratchSpec
 
 SMALL = 64  # pixels: the largest side that gets the small stem

@@ -1,4 +1,4 @@
-"""Few-shot splits: from a task card to shots, validation, reserve and test images.
+"""Few-shot splits: from a task card to shots, validation, unused and test images.
 
 The order of a draw is the order of the sha256 of seed and image id, not of a random generator:
 the same seed gives the same split on every machine and with every version of every library, and
@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -20,36 +21,67 @@ from benchmark.data.table import ImageTable, open_table
 from benchmark.errors import DataError
 from benchmark.schema import canonical_hash
 
+# Images of the pool are compared with the test images byte for byte where all of them are at most
+# this many, in this many bytes together; of larger data sets, shots and validation images alone.
+COMPARED_IMAGES, COMPARED_BYTES = 100_000, 2 * 2**30
+
 
 class ImageSet:
     """Labelled images of a task.
 
     Attributes:
         labels: int64 [N], each in 0..C-1.
-        ids: N distinct identifiers.
+        size: side in pixels at which they are decoded.
     """
 
-    def __init__(self, table: ImageTable, rows: np.ndarray, labels: np.ndarray) -> None:
+    def __init__(self, table: ImageTable, rows: np.ndarray, labels: np.ndarray, size: int) -> None:
         self._table, self._rows = table, rows
-        self.labels = labels
-        self.ids = tuple(table.ids[row] for row in rows)
+        self.labels, self.size = labels, size
 
     def __len__(self) -> int:
         return len(self._rows)
 
+    @cached_property
+    def ids(self) -> tuple[str, ...]:
+        """N distinct identifiers."""
+        return tuple(self._table.ids[self._rows])
+
     def pixels(self, rows: Sequence[int] | np.ndarray | None = None) -> np.ndarray:
-        """uint8 [n, S, S, 3] of the given positions in this set (default: all), decoded now.
+        """uint8 [n, S, S, 3] of the given positions in this set (default: all), a copy, decoded
+        when it is asked for.
 
         Raises:
             DataError: an image is damaged or missing; names its id and file.
         """
         chosen = self._rows if rows is None else self._rows[np.asarray(rows, np.int64)]
-        return self._table.pixels(chosen)
+        return self._table.kept_pixels(chosen, self.size)
+
+    def load(self, ids: Sequence[str], size: int) -> np.ndarray:
+        """Images of this set decoded from their files at ``size`` pixels, uint8
+        [n, size, size, 3]; errors as ``pixels``.
+
+        Raises:
+            KeyError: an id that is not of this set.
+        """
+        places = {name: row for name, row in zip(self.ids, self._rows, strict=True)}
+        return self._table.pixels([places[name] for name in ids], size)
 
     def select(self, rows: Sequence[int] | np.ndarray) -> ImageSet:
         """The set of the given positions."""
         index = np.asarray(rows, np.int64)
-        return ImageSet(self._table, self._rows[index], self.labels[index])
+        return ImageSet(self._table, self._rows[index], self.labels[index], self.size)
+
+    def copies_of(self, others: ImageSet) -> list[str]:
+        """The ids of the images here that are in ``others`` too, byte for byte as encoded."""
+        known = set(others._table.hashes(others._rows)) - {b""}
+        found = self._table.hashes(self._rows)
+        return [name for name, digest in zip(self.ids, found, strict=True) if digest in known]
+
+    @property
+    def is_small(self) -> bool:
+        """Whether all images of the table may be read to compare them."""
+        few = len(self._table) <= COMPARED_IMAGES
+        return few and self._table.image_bytes <= COMPARED_BYTES
 
 
 class TestSplit:
@@ -94,9 +126,12 @@ class TestSplit:
 class Split:
     """What one seed draws for a task.
 
-    ``data_hash`` covers what does not depend on the seed: the ids of the test images in order and
-    the content of the sources. ``hash`` adds the ids of shots and validation images: a changed data
-    set is another split.
+    Attributes:
+        unused: images of the pool that are neither shots nor validation.
+        hash: of the ids of shots, validation and test images in order, and of the content of the
+            sources: a changed data set is another split.
+        data_hash: of what does not depend on the seed: the ids of the test images and the content
+            of the sources.
     """
 
     task: Task
@@ -109,18 +144,46 @@ class Split:
     data_hash: str
 
     def fresh(self) -> Split:
-        """The same split with its test images unread: one for every classifier run."""
+        """The same split with its test images unread: one for every classifier run.
+
+        Raises:
+            DataError: as ``check_apart``.
+        """
+        self.check_apart()
         return replace(self, test=TestSplit(self.test.for_contamination()))
 
     def as_shots(self, with_images: bool = True, *, with_unused: bool = False) -> Shots:
         """What a method sees. Its arrays are copies.
 
         Args:
-            with_images: False for a method that does not look at the shots: it is given none.
-            with_unused: the unused training images too, for an oracle.
+            with_images: False for a method that does not look at the shots: there are none.
+            with_unused: for an oracle.
+
+        Raises:
+            DataError: as ``check_apart``; an image is damaged.
         """
+        self.check_apart()
         unused = self._as_shots(self.unused, None) if with_unused else None
         return self._as_shots(self.shots if with_images else self.shots.select([]), unused)
+
+    def check_apart(self) -> None:
+        """Whether images to train on are test images too, by the bytes of their files; that no id
+        is in both parts is known since they were drawn.
+
+        Raises:
+            DataError: more of them are than the card states (``split.copies``).
+        """
+        test, stated = self.test.for_contamination(), self.task.card.split.copies
+        parts = [self.shots, self.val]
+        if self.unused.is_small and test.is_small:
+            parts.append(self.unused)
+        copies = [name for part in parts for name in part.copies_of(test)]
+        if len(copies) > stated:
+            raise DataError(
+                f"task {self.task.name}: {len(copies)} training images are test images too, byte "
+                f"for byte, such as {min(copies)!r}; the card says split.copies = {stated}: test "
+                "images must not be trained on"
+            )
 
     def _as_shots(self, images: ImageSet, unused: Shots | None) -> Shots:
         return Shots(
@@ -131,68 +194,84 @@ class Split:
             image_size=self.task.card.image_size,
             flip=self.task.card.flip,
             unused=unused,
+            load=images.load,
         )
 
 
 def load_split(task: Task, seed: int, root: Path) -> Split:
-    """The split of ``task`` that ``seed`` draws.
+    """The split of ``task`` that ``seed`` draws; no image is decoded.
 
     Per class, the pool is put in an order drawn from the seed: shots are its first ``shots``
-    images, validation its last ``val_per_class``, the reserve is what lies between. So the shots
+    images, validation its last ``val_per_class``, unused is what lies between. So the shots
     of a task with fewer are among those of a task with more, beside the same validation images.
     Test images do not depend on the seed.
 
     Raises:
         DataError: a source is missing, unreadable, or not the declared one (sha256, rows,
-            columns, distinct ids); a class has no image, or fewer than are needed.
+            columns, distinct ids); a class has no image, or fewer than are needed; an id is both
+            in the training and in the test source.
     """
     card = task.card
-    train = open_table(card.train, card.columns, card.image_size, root)
+    train = open_table(card.train, card.columns, "train", root)
     pools = _rows_by_class(train, card)
     if card.test is None:
         held_out = train
-        pools, tests = _carve(train, pools, card.split.test_fraction or 0)
+        pools, tests = _carve(train, pools, task)
     else:
-        held_out = open_table(card.test, card.columns, card.image_size, root)
+        held_out = open_table(card.test, card.columns, "test", root)
         tests = _rows_by_class(held_out, card)
-        _check_apart(train, held_out)
+        _check_ids(train, held_out)
     drawn = [
         _draw(task, seed, train, entry.name, pool)
         for entry, pool in zip(card.classes, pools, strict=True)
     ]
-    shots, val, unused = (_image_set(train, list(part)) for part in zip(*drawn, strict=True))
-    test = _image_set(held_out, tests)
-    data_hash = canonical_hash([test.ids, train.digest, held_out.digest])
-    split_hash = canonical_hash([data_hash, shots.ids, val.ids])
-    return Split(task, seed, shots, val, unused, TestSplit(test), split_hash, data_hash)
+    shots, val, unused = (
+        _image_set(train, list(part), card.image_size) for part in zip(*drawn, strict=True)
+    )
+    test = _image_set(held_out, tests, card.image_size)
+    data = {"test": test.ids, "sources": [train.digest, held_out.digest]}
+    facts = {"shots": shots.ids, "val": val.ids, **data}
+    hashes = canonical_hash(facts), canonical_hash(data)
+    return Split(task, seed, shots, val, unused, TestSplit(test), *hashes)
 
 
 def _rows_by_class(table: ImageTable, card: TaskCard) -> list[list[int]]:
     """Rows of every class, sorted by id; rows of no class are left out."""
-    rows: dict[object, list[int]] = {entry.label: [] for entry in card.classes}
-    for row, label in enumerate(table.labels):
-        if label in rows:
-            rows[label].append(row)
-    for entry in card.classes:
-        if not rows[entry.label]:
-            column, values = card.columns.label, sorted({repr(label) for label in table.labels})
+    labels = table.column(card.columns.label).to_pylist()
+    places = {label: at for at, entry in enumerate(card.classes) for label in entry.labels}
+    rows: list[list[int]] = [[] for _ in card.classes]
+    for row, label in enumerate(labels):
+        if label in places:
+            rows[places[label]].append(row)
+    for entry, of_class in zip(card.classes, rows, strict=True):
+        if not of_class:
+            column, values = card.columns.label, sorted({repr(label) for label in labels})
             raise DataError(
                 f"{table.name}: no image of class {entry.name!r}: the column {column!r} never "
-                f"holds {entry.label!r}, but {', '.join(values[:5])}"
+                f"holds {' or '.join(map(repr, entry.labels))}, but {', '.join(values[:5])}"
                 + (f" and {len(values) - 5} others" if len(values) > 5 else "")
             )
-    return [sorted(rows[entry.label], key=table.ids.__getitem__) for entry in card.classes]
+    return [_sorted_by_id(table, of_class) for of_class in rows]
 
 
 def _carve(
-    table: ImageTable, pools: list[list[int]], fraction: float
+    table: ImageTable, pools: list[list[int]], task: Task
 ) -> tuple[list[list[int]], list[list[int]]]:
     """Pool and test rows per class: the test part has the smallest sha256(id)."""
-    rest, tests = [], []
-    for pool in pools:
-        count = max(1, int(len(pool) * fraction + 1e-9))  # 100 * 0.29 is 28.999999999999996
+    rule, rest, tests = task.card.split, [], []
+    for entry, pool in zip(task.card.classes, pools, strict=True):
+        if rule.pool_per_class is not None:
+            count = len(pool) - rule.pool_per_class
+            if count < 1:
+                raise DataError(
+                    f"task {task.name}: class {entry.name!r} has {len(pool)} images in "
+                    f"{table.name}; with split.pool_per_class = {rule.pool_per_class} none is "
+                    "left to test on"
+                )
+        else:  # 100 * 0.29 is 28.999999999999996
+            count = max(1, int(len(pool) * (rule.test_fraction or 0) + 1e-9))
         ordered = _ordered(table, pool, "")
-        tests.append(sorted(ordered[:count], key=table.ids.__getitem__))
+        tests.append(_sorted_by_id(table, ordered[:count]))
         rest.append(ordered[count:])
     return rest, tests
 
@@ -200,7 +279,7 @@ def _carve(
 def _draw(
     task: Task, seed: int, table: ImageTable, class_name: str, pool: list[int]
 ) -> tuple[list[int], list[int], list[int]]:
-    """Rows of one class for shots, validation and reserve."""
+    """Rows of one class for shots, validation and unused."""
     held_back = task.card.split.val_per_class
     needed = task.shots + held_back
     if len(pool) < needed:
@@ -213,7 +292,7 @@ def _draw(
     return drawn[: task.shots], drawn[last:], drawn[task.shots : last]
 
 
-def _check_apart(train: ImageTable, test: ImageTable) -> None:
+def _check_ids(train: ImageTable, test: ImageTable) -> None:
     if shared := set(train.ids) & set(test.ids):
         raise DataError(
             f"{len(shared)} ids are both in {train.name} and in {test.name}, "
@@ -221,17 +300,18 @@ def _check_apart(train: ImageTable, test: ImageTable) -> None:
         )
 
 
+def _sorted_by_id(table: ImageTable, rows: list[int]) -> list[int]:
+    return [row for _, row in sorted(zip(table.ids[rows], rows, strict=True))]
+
+
 def _ordered(table: ImageTable, rows: list[int], salt: str) -> list[int]:
     """Rows in the order of sha256(salt + id): fixed, and unrelated to the ids themselves."""
-
-    def key(row: int) -> bytes:
-        return hashlib.sha256((salt + table.ids[row]).encode()).digest()
-
-    return sorted(rows, key=key)
+    keys = [hashlib.sha256((salt + name).encode()).digest() for name in table.ids[rows]]
+    return [row for _, row in sorted(zip(keys, rows, strict=True))]
 
 
-def _image_set(table: ImageTable, parts: list[list[int]]) -> ImageSet:
+def _image_set(table: ImageTable, parts: list[list[int]], size: int) -> ImageSet:
     """One set of the rows of all classes, class by class."""
     labels = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
     rows = np.array([row for part in parts for row in part], np.int64)
-    return ImageSet(table, rows, labels.astype(np.int64))
+    return ImageSet(table, rows, labels.astype(np.int64), size)

@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 
 from benchmark.errors import ConfigError, RecordError
 from benchmark.meter import Spend
-from benchmark.protocol import PROTOCOL_VERSION
+from benchmark.protocol import PROTOCOL_VERSION, Metric
 from benchmark.schema import Declared, declare
 
 SCHEMA_VERSION = 3
@@ -102,7 +102,7 @@ class Record(Declared):
     shots: int = Field(ge=1)
     n_classes: int = Field(ge=2)
 
-    metric: Literal["top1", "mean_per_class"]
+    metric: Metric
     n_test: int = Field(default=0, ge=0)
     n_correct: int = Field(default=0, ge=0)
     value: float | None = Field(default=None, ge=0, le=1)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from benchmark.protocol import Metric
+
 if TYPE_CHECKING:
     import pandas as pd
-
-Metric = Literal["top1", "mean_per_class"]
 
 
 def score(table: pd.DataFrame, metric: Metric, flagged: Collection[str]) -> dict[str, Any]:

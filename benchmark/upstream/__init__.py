@@ -7,7 +7,7 @@ then computes with it is charged to the trial's meter.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-    from benchmark.meter import Meter
-    from benchmark.upstream.corpora.table import Corpus
+    from benchmark.meter import Meter, Progress
+    from benchmark.upstream.corpora import Corpus
     from benchmark.upstream.encoder import Encoder
     from benchmark.upstream.generator import Generator
     from benchmark.upstream.index import Index
@@ -60,7 +60,7 @@ class Upstream:
 
     def __init__(self, name: str, spec: UpstreamSpec, root: Path, device: str) -> None:
         self.name, self.spec, self.root, self.device = name, spec, root, device
-        self.progress: Callable[[str, int, int], None] | None = None
+        self.progress: Progress | None = None
         self._meter: Meter | None = None
 
     @cached_property
@@ -71,11 +71,11 @@ class Upstream:
     @cached_property
     def corpus(self) -> Corpus:
         """The captioned images; raises ``DataError``, or ``Unavailable`` where there is none."""
-        from benchmark.upstream.corpora.table import Corpus
+        from benchmark.upstream.corpora import open_corpus
 
         spec = self._present(self.spec.corpus, "corpus")
         with self._off_the_clock():
-            return Corpus(spec, self.root)
+            return open_corpus(spec, self.root)
 
     @cached_property
     def encoder(self) -> Encoder:
