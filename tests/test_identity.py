@@ -377,7 +377,7 @@ def test_the_weights_of_a_classifier_are_their_content(shapes):
         ),
         ([("size = 32", "size = 64")], False),
         ([("images_per_class = 2", "images_per_class = 3")], False),
-        ([("compute = 50", "compute = 51")], False),
+        ([("compute = 400", "compute = 401")], False),
         ([("steps = 20", "steps = 21")], False),
     ],
 )
