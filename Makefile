@@ -9,10 +9,11 @@ export TOKENIZERS_PARALLELISM ?= false
 
 .PHONY: help demo test docs lint perf browser clean
 help:
-	@echo "make demo   set up, run the contest on the pocket upstream, build the page"
+	@echo "make demo   set up, run a small contest, build the page and name the verdict"
 	@echo "make test   set up, lint, type-check, run all tests"
 	@echo "make docs   write docs/methods.md anew from the methods' declarations"
 	@echo "make perf   print the speed and memory ratios"
+	@echo "the commands: source $(VENV)/bin/activate, then bench --help"
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -23,8 +24,9 @@ $(READY): pyproject.toml
 
 demo: $(READY)
 	$(BIN)/bench sweep --methods none,more_real,random_corpus,prompt_simple,retrieve_text \
-		--tasks fashion-5shot,openmoji-5shot --seeds 0,1 --budget S
+		--tasks fashion-5shot,openmoji-5shot --splits 0,1 --budget S
 	@$(BIN)/bench site
+	@echo "to go on: source $(VENV)/bin/activate, then bench --help"
 
 test: $(READY) browser
 	$(BIN)/ruff check .

@@ -88,6 +88,9 @@ def _fault(item: dict[str, Any], model: type[Any]) -> str:
 def _walk(model: Any, loc: tuple[int | str, ...]) -> tuple[list[str], list[str]]:
     """The keys as the file spells them (pydantic inserts a union's tag, and numbers what was given
     by position), and the keys allowed where the last one stands."""
+    # ``choices`` are the models that the value reached so far may be of: one, or the members of a
+    # union. pydantic's ``loc`` names a field, then a key or position inside a container, then, for
+    # a union, the tag of the member that was tried, which the file does not hold.
     path, choices = [], [model]
     allowed = list(_fields(model))
     if loc and isinstance(loc[0], int) and loc[0] < len(allowed):

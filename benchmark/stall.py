@@ -18,7 +18,6 @@ from typing import TextIO
 
 from benchmark.errors import Stalled
 
-GRACE = 60.0  # seconds between the alarm and the end of the process
 _REARM = 1.0  # seconds: the hard stop is set anew no more often
 
 
@@ -27,15 +26,18 @@ class StallGuard:
 
     After ``seconds`` without progress SIGALRM raises ``Stalled`` in the main thread, again every
     second, so that a method that swallows it is hit again. Where that does not help (the method
-    sits in a call that holds the interpreter), the process is ended ``GRACE`` seconds later.
+    sits in a call that holds the interpreter), the process is ended ``grace`` seconds later.
 
     Args:
         seconds: of no progress; infinite: nothing is watched.
         report: file for the stack of a process that is ended; None: it is not ended.
+        grace: seconds between the alarm and the end of the process.
     """
 
-    def __init__(self, seconds: float = math.inf, report: Path | None = None) -> None:
-        self.seconds, self.report = seconds, report
+    def __init__(
+        self, seconds: float = math.inf, report: Path | None = None, grace: float = 60.0
+    ) -> None:
+        self.seconds, self.report, self.grace = seconds, report, grace
         self._last = self._set = -math.inf
         self._watching = False
         self._pauses = 0
@@ -110,7 +112,7 @@ class StallGuard:
         if self._file is None:
             self._file = open(self.report, "w")  # stays open: the watchdog writes to it
         self._set = time.monotonic()
-        faulthandler.dump_traceback_later(self.seconds + GRACE, exit=True, file=self._file)
+        faulthandler.dump_traceback_later(self.seconds + self.grace, exit=True, file=self._file)
 
     def _ring(self, *_: object) -> None:
         if not self._active:

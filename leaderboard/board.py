@@ -14,19 +14,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
+from benchmark.leaderboard.families import Side, family
+
 from benchmark.statistics import Estimate
-
-Side = Literal["retrieval", "generation", "other"]
-
-# The families that the page sets against each other.
-SIDES: dict[str, Side] = {
-    "retrieve": "retrieval",
-    "prompt": "generation",
-    "edit": "generation",
-    "personalize": "generation",
-}
-# Shown for orientation: they are no answer to the question.
-REFERENCES = ("control", "oracle")
 
 
 class Contest(NamedTuple):
@@ -58,7 +48,7 @@ class Row:
             where a split has none left, or none looked.
         gain: paired difference to the control, in the unit of ``accuracy``; None for the control
             itself and where the control is missing.
-        rank: best and worst among all rows, as ``Line.rank``.
+        rank: best and worst among all rows, as ``MethodSummary.rank``.
         level: whether it competes and the interval of its gain overlaps the leader's.
         images_per_class, tflops, nfe, seconds, memory_mb: means over splits.
         notes: why trials failed, were skipped, or were stopped.
@@ -86,12 +76,12 @@ class Row:
     @property
     def side(self) -> Side:
         """Which side of the question it stands on."""
-        return SIDES.get(self.family, "other")
+        return family(self.family).side
 
     @property
     def competes(self) -> bool:
         """Whether it answers the question: it has a gain, and is neither control nor oracle."""
-        return self.gain is not None and self.family not in REFERENCES
+        return self.gain is not None and family(self.family).competes
 
 
 @dataclass(frozen=True)
@@ -168,11 +158,11 @@ class Board:
 
     sections: tuple[Section, ...]
     date: str
-    archived: bool
     records: int
     scored: int
     splits: int
     control: str
+    archived: bool = False
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -216,7 +206,7 @@ def points(value: float) -> str:
     return {"-0.0": "0.0", "+0.0": "0.0"}.get(text, text).replace("-", "−")
 
 
-def interval(estimate: Estimate) -> str:
+def format_interval(estimate: Estimate) -> str:
     """``+3.1 [+1.2, +5.0]`` in percentage points."""
     return f"{points(estimate.value)} [{points(estimate.low)}, {points(estimate.high)}]"
 

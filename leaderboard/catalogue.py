@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from textwrap import wrap
-from typing import get_args
 
-from benchmark.contract import Family
+from benchmark.leaderboard.families import FAMILIES
+
 from benchmark.errors import ConfigError
 from benchmark.records.cost import CostTable, MethodCost
 from benchmark.registry import Method, Registry
@@ -31,9 +31,9 @@ def catalogue(registry: Registry, spend: CostTable) -> str:
     broken = [entry for entry in registry.broken if entry.kind == "method"]
     if broken:
         raise ConfigError("methods", [f"{entry.name}: {entry.reason}" for entry in broken])
-    families: list[Family] = [
+    families = [
         family
-        for family in get_args(Family)
+        for family in FAMILIES
         if any(method.facts.family == family for method in registry.methods.values())
     ]
     lines = [*_head(registry, spend, len(families))]
@@ -50,7 +50,7 @@ def _head(registry: Registry, spend: CostTable, families: int) -> Iterator[str]:
     made = (
         f"{len(registry.methods)} methods of {families} families. This page is made by `make docs` "
         "from the facts that the files in [`methods/`](../methods) state, and from "
-        "[`spend.json`](spend.json), which `bench spend` counts: change those, not this."
+        "[`costs.json`](costs.json), which `bench docs costs` counts: change those, not this."
     )
     units = (
         "**TFLOPs** and **NFE** (evaluations of the denoiser) are those of one trial on "

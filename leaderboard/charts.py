@@ -1,7 +1,7 @@
 """Charts as inline SVG: coloured by side, shaped by family, readable in light and dark.
 
-Colours are CSS variables and ``currentColor``, so the page's style decides them (Okabe & Ito
-2008, "Color universal design"); nothing is said by colour alone.
+Colours are CSS variables and ``currentColor``, so the page's style decides them; nothing is said by
+colour alone.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ import json
 import math
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from benchmark.leaderboard.board import Row, interval, points
+import benchmark.leaderboard.families as families
+from benchmark.leaderboard.board import Row, format_interval, points
+from benchmark.leaderboard.families import FAMILIES
 
 if TYPE_CHECKING:
     from benchmark.leaderboard.board import Section
@@ -22,40 +23,14 @@ if TYPE_CHECKING:
     from benchmark.statistics import Estimate
 
 
-@dataclass(frozen=True)
-class Look:
-    """How a family is drawn: its words, its CSS variable, its mark (an SVG path in -1..1)."""
-
-    words: str
-    colour: str
-    mark: str
-
-
-_WARM, _COOL, _MIXED, _PLAIN = "--generation", "--retrieval", "--hybrid", "--neutral"
-LOOKS = {
-    "retrieve": Look("retrieval", _COOL, "M-.85,-.85H.85V.85H-.85Z"),
-    "prompt": Look("diffusion, prompted", _WARM, "M-1,0A1,1,0,1,1,1,0A1,1,0,1,1,-1,0Z"),
-    "edit": Look("diffusion, edited", _WARM, "M0,-1.05L1.1,.85H-1.1Z"),
-    "personalize": Look("diffusion, personalised", _WARM, "M0,-1.2L1.2,0L0,1.2L-1.2,0Z"),
-    "hybrid": Look("hybrid", _MIXED, "M-.4,-1.1H.4V-.4H1.1V.4H.4V1.1H-.4V.4H-1.1V-.4H-.4Z"),
-    "classical": Look("classical", _PLAIN, "M-.55,-1H.55L1.1,0L.55,1H-.55L-1.1,0Z"),
-    "control": Look("control", _PLAIN, "M-1.1,-.4H1.1V.4H-1.1Z"),
-    "oracle": Look("more real images", _PLAIN, "M0,1.05L1.1,-.85H-1.1Z"),
-}
-_UNKNOWN = Look("other", _PLAIN, "M-1,-.4H1V.4H-1Z")
 _WIDTH, _LINE = 400, 40  # of the contrast: pixels across, and per method
 _SMALL, _HEIGHT = 370, 240  # of the compute chart
 _SIGNED = "datum.value === 0 ? '0' : format(datum.value, '+')"
 
 
-def look(family: str) -> Look:
-    """How ``family`` is drawn."""
-    return LOOKS.get(family, _UNKNOWN)
-
-
 def glyph(family: str) -> str:
     """The mark of a family as a small inline SVG, hidden from screen readers: words stand by."""
-    drawn = look(family)
+    drawn = families.family(family)
     return (
         f'<svg class="glyph" viewBox="-1.3 -1.3 2.6 2.6" aria-hidden="true" focusable="false">'
         f'<path d="{drawn.mark}" fill="var({drawn.colour})"/></svg>'
@@ -79,7 +54,7 @@ def whisker(gain: Estimate, family: str, axis: tuple[float, float]) -> str:
     def at(value: float) -> str:
         return f"{120 * (100 * value - low) / (high - low):.1f}"
 
-    drawn = look(family)
+    drawn = families.family(family)
     return (
         '<svg class="whisker" viewBox="0 0 120 16" aria-hidden="true" focusable="false">'
         f'<path class="zero" d="M{at(0)},0V16"/>'
@@ -124,7 +99,7 @@ def gains(section: Section, axis: tuple[float, float]) -> str:
         ),
     ]
     chart = alt.layer(*layers).properties(width=_WIDTH, height=alt.Step(_LINE))
-    summary = "; ".join(f"{row.title} {interval(row.gain)}" for row in rows if row.gain)
+    summary = "; ".join(f"{row.title} {format_interval(row.gain)}" for row in rows if row.gain)
     return _svg(chart, f"Gain over the control on {section.contest.task}, in points: {summary}")
 
 
@@ -176,7 +151,7 @@ def _mark(row: Row) -> dict[str, Any]:
     return {
         "method": row.method,
         "title": row.title,
-        "family": row.family if row.family in LOOKS else "control",
+        "family": row.family if row.family in FAMILIES else "control",
         "gain": 100 * row.gain.value,
         "low": 100 * row.gain.low,
         "high": 100 * row.gain.high,
@@ -200,6 +175,7 @@ def _place_labels(
 ) -> None:
     """Adds to every mark where its label goes, in the units of the axes, and which side it is
     aligned to: the first place around the mark that covers neither a mark nor another label."""
+    # Marks are placed in pixels first, since whether two things overlap is a question of pixels.
     left, right = (math.log10(end) for end in domain)
     for mark in table:
         mark["x"] = _SMALL * (math.log10(mark["tflops"]) - left) / (right - left)
@@ -207,6 +183,7 @@ def _place_labels(
     taken = [(mark["x"] - 7, mark["y"] - 7, mark["x"] + 7, mark["y"] + 7) for mark in table]
     for mark in table:
         long = 7 * len(mark["method"])
+        # Beside the mark on either side, then ever farther above and below it.
         places = [
             (x, mark["y"] + up, x - long if align == "right" else x)
             for up in (0, -13, 13, -26, 26, -39, 39)
@@ -217,6 +194,7 @@ def _place_labels(
             0 <= box[0] and box[2] <= _SMALL + 10 and not any(_meet(box, other) for other in taken)
             for box in boxes
         ]
+        # Where nothing is free the first place must do: a label that overlaps beats none.
         best = free.index(True) if any(free) else 0
         at_x, at_y, start = places[best]
         mark["align"] = "left" if start == at_x else "right"
@@ -235,13 +213,13 @@ def _rule(alt: Any, values: list[dict[str, Any]], **style: Any) -> Any:
 
 
 def _colour(alt: Any) -> Any:
-    shades = [f"var({drawn.colour})" for drawn in LOOKS.values()]
-    return alt.Color("family:N", scale=alt.Scale(domain=list(LOOKS), range=shades), legend=None)
+    shades = [f"var({drawn.colour})" for drawn in FAMILIES.values()]
+    return alt.Color("family:N", scale=alt.Scale(domain=list(FAMILIES), range=shades), legend=None)
 
 
 def _shape(alt: Any) -> Any:
-    marks = [drawn.mark for drawn in LOOKS.values()]
-    return alt.Shape("family:N", scale=alt.Scale(domain=list(LOOKS), range=marks), legend=None)
+    marks = [drawn.mark for drawn in FAMILIES.values()]
+    return alt.Shape("family:N", scale=alt.Scale(domain=list(FAMILIES), range=marks), legend=None)
 
 
 def _axis(alt: Any, title: str | None = None, **more: Any) -> Any:

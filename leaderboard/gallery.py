@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from benchmark.leaderboard.families import order_of
 from PIL import Image
 
 from benchmark.data.split import load_split
@@ -34,7 +35,6 @@ PER_TABLE = 5  # classes side by side
 MAX_SHEETS = 400
 _MAX_SIDE = 64  # pixels of a thumbnail in its sheet
 _COLOURS = 128  # of a sheet: a third of the bytes of all colours
-ORDER = ("retrieve", "prompt", "edit", "personalize", "hybrid", "classical", "oracle", "control")
 
 
 @dataclass(frozen=True)
@@ -141,8 +141,7 @@ def choose(stored: Sequence[StoredRecord], budget: str) -> list[StoredRecord]:
 
 
 def _place(item: StoredRecord) -> tuple[int, str]:
-    family = item.record.family
-    return (ORDER.index(family) if family in ORDER else len(ORDER), item.record.method)
+    return (order_of(item.record.family), item.record.method)
 
 
 def _gallery(

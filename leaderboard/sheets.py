@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from benchmark.leaderboard.gallery import ORDER, Shown, choose, readers
+from benchmark.leaderboard.families import order_of
+from benchmark.leaderboard.gallery import Shown, choose, readers
 from PIL import Image, ImageDraw, ImageFont
 
 from benchmark.errors import BenchError, RecordError
@@ -95,8 +96,7 @@ def write_contact(
 
 
 def _place(record: Record) -> tuple[int, str]:
-    known = record.family in ORDER
-    return (ORDER.index(record.family) if known else len(ORDER), record.method_name)
+    return (order_of(record.family), record.method_name)
 
 
 def _read(
@@ -218,7 +218,7 @@ def _index(methods: Mapping[str, Sequence[Made]]) -> str:
         "",
         "What the methods made: a row is a class, at the left the real shots, then the first",
         "images that were accepted, in the order in which they were made. Nothing was chosen by",
-        "eye; rejected images are not shown. Written by `bench contact`.",
+        "eye; rejected images are not shown. Written by `bench docs sheets`.",
     ]
     family = ""
     for name, made in methods.items():

@@ -17,6 +17,7 @@ from pathlib import Path
 from statistics import fmean
 
 import benchmark.leaderboard.charts as charts
+import benchmark.leaderboard.families as families
 from benchmark.leaderboard.board import (
     Board,
     Contest,
@@ -24,7 +25,7 @@ from benchmark.leaderboard.board import (
     Row,
     Section,
     best_of,
-    interval,
+    format_interval,
     order_rows,
     points,
 )
@@ -41,9 +42,9 @@ from benchmark.records.store import read_results
 from benchmark.records.tables import records_frame
 from benchmark.registry import Registry, load_registry
 from benchmark.statistics import (
-    Cell,
     Estimate,
-    Line,
+    MethodSummary,
+    ScoredRow,
     Summary,
     counted,
     paired_difference,
@@ -64,7 +65,11 @@ class Figure:
 
 
 def build_site(
-    results: Path | Sequence[Path], root: Path, out: Path, date: str | None = None
+    results: Path | Sequence[Path],
+    root: Path,
+    out: Path,
+    date: str | None = None,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> Path:
     """Writes the page, and returns its path.
 
@@ -74,6 +79,7 @@ def build_site(
         root: holds ``bench.toml``, tasks and methods, for titles and real shots.
         out: folder of ``index.html``, ``records.csv`` and ``records.json``; made if missing.
         date: ISO 8601, shown on the page; default: of the newest record.
+        tell: called with the page's headline.
 
     Raises:
         RecordError: a record does not validate.
@@ -85,7 +91,7 @@ def build_site(
     folders = [results] if isinstance(results, Path) else results
     stored = read_results(*(folder for folder in folders if folder.is_dir()))
     scored = [item for item in stored if item.record.value is not None]
-    cells = [Cell.of(item.record, item.predictions()) for item in scored]
+    cells = [ScoredRow.of(item.record, item.predictions()) for item in scored]
     records = [item.record for item in stored]
     board = build_board(
         records,
@@ -94,6 +100,7 @@ def build_site(
         protocol.defaults.control,
         lambda first, second: paired_difference(cells, first, second),
     )
+    tell(board.headline)
     shown = counted(scored)  # images and pairs of an older version would not be those of its score
     galleries = build_galleries(shown, registry, root, protocol.defaults.budget)
     texts = {"index.html": render(board, galleries, date or board.date, flagged_pairs(shown))}
@@ -121,7 +128,7 @@ def render(
     )
     environment.filters |= {
         "points": points,
-        "interval": interval,
+        "interval": format_interval,
         "percent": _percent,
         "quantity": _quantity,
         "anchor": _anchor,
@@ -129,7 +136,7 @@ def render(
     environment.tests["spdx"] = lambda name: re.fullmatch(r"[A-Za-z]+[-A-Za-z0-9.]*", name)
     environment.globals |= {
         "glyph": lambda family: Markup(charts.glyph(family)),
-        "words": lambda family: charts.look(family).words,
+        "words": lambda family: families.family(family).words,
         "whisker": lambda gain, family, axis: Markup(charts.whisker(gain, family, axis)),
     }
     rows = [row for section in board.sections for row in section.rows]
@@ -139,7 +146,9 @@ def render(
         galleries=galleries,
         flagged=flagged or {},
         date=date,
-        families=[family for family in charts.LOOKS if any(row.family == family for row in rows)],
+        families=[
+            family for family in families.FAMILIES if any(row.family == family for row in rows)
+        ],
         style=Markup((folder / "static" / "page.css").read_text(encoding="utf-8")),
         script=Markup((folder / "static" / "page.js").read_text(encoding="utf-8")),
     )
@@ -151,7 +160,7 @@ def build_board(
     summary: Summary,
     registry: Registry,
     control: str,
-    difference: Callable[[Line, Line], Estimate | None],
+    difference: Callable[[MethodSummary, MethodSummary], Estimate | None],
 ) -> Board:
     """The board of a set of records.
 
@@ -181,20 +190,20 @@ def build_board(
     return Board(
         tuple(sections),
         max(created)[:10] if created else "",
-        bool(records) and all(record.archived for record in records),
         len(records),
         sum(record.value is not None for record in records),
         len({record.split for record in records}),
         _title(registry, control, control),
+        bool(records) and all(record.archived for record in records),
     )
 
 
 def _section(
     contest: Contest,
     rows: tuple[Row, ...],
-    lines: Mapping[str, Line | None],
+    lines: Mapping[str, MethodSummary | None],
     registry: Registry,
-    difference: Callable[[Line, Line], Estimate | None],
+    difference: Callable[[MethodSummary, MethodSummary], Estimate | None],
 ) -> Section:
     task = registry.tasks.get(contest.task)
     title = task.card.title if task else contest.task
@@ -204,12 +213,15 @@ def _section(
     return Section(contest, title, rows, paired)
 
 
-def _contest(row: Record | Line) -> Contest:
+def _contest(row: Record | MethodSummary) -> Contest:
     return Contest(row.task, row.upstream, row.budget, row.classifier)
 
 
 def _row(
-    records: Sequence[Record], line: Line | None, registry: Registry, notes: tuple[Note, ...]
+    records: Sequence[Record],
+    line: MethodSummary | None,
+    registry: Registry,
+    notes: tuple[Note, ...],
 ) -> Row:
     first = records[0]
     entry = registry.methods.get(first.method_name)

@@ -29,9 +29,11 @@ def transformed(
     import numpy as np
     from PIL import Image
 
+    # A class with three shots and a budget of ten uses each three times before one a fourth.
     order = [rng.permutation(shots.rows(label)) for label in range(len(shots.classes))]
     for turn in range(meter.budget.images_per_class):
         rows = [int(of_class[turn % len(of_class)]) for of_class in order]
+        # drawn anew for every turn, so that a shot is transformed otherwise when it comes again
         with seeded(int(rng.integers(2**32))):
             pixels = [np.asarray(transform(Image.fromarray(shots.images[row]))) for row in rows]
         provenance = [Provenance("transformed", source, parents=(shots.ids[row],)) for row in rows]

@@ -70,6 +70,7 @@ def fine_tune(
     c = ClusterConditioning(start.trainable(), of_shot, of_class)
     z = examples(shots, upstream, meter)
     reserve = sampling_tflops(shots, upstream, meter, params)
+    # the conditioning is read by row anew at every step, so it follows its training
     trained = [*weights, *c.trainable.tensors()]
     fit(upstream, z, c.for_shots, trained, meter, rng, params, reserve)
     yield from sample_images(shots, upstream, meter, rng, params, conditioning_of=c.cycle)
@@ -105,6 +106,7 @@ def cluster_shots(
 def _kmeans(features: np.ndarray, k: int, rng: np.random.Generator) -> np.ndarray:
     from scipy.cluster.vq import kmeans2
 
+    # "warn": a cluster may come out empty where shots are equal; the caller renumbers
     labels: np.ndarray = kmeans2(features, k, minit="++", seed=rng, missing="warn")[1]
     return labels
 

@@ -37,6 +37,7 @@ def retrieve_filtered(
         size: side in pixels of the images.
         duplicate: images whose cosine is larger are duplicates; copies always are.
     """
+    # Reasons come first, from features alone: only the images of the ledger are decoded.
     with meter.phase("filter"):
         reasons = [_reasons(upstream, meter, found.rows, duplicate) for found in neighbours]
     examined = [top(found, len(why)) for found, why in zip(neighbours, reasons, strict=True)]
@@ -57,6 +58,7 @@ def _reasons(upstream: Upstream, meter: Meter, rows: np.ndarray, duplicate: floa
             break
         reason = flagged(upstream.corpus.flags(row))
         if not reason and kept:
+            # numpy's product is not metered by itself
             meter.charge(flops=2 * len(kept) * upstream.features.shape[1])
             cosines = upstream.features[kept] @ upstream.features[row]
             nearest = int(cosines.argmax())
@@ -107,7 +109,7 @@ def best_of(scores: np.ndarray) -> list[str]:
     Args:
         scores: float [n].
     """
-    best = int(scores.argmax())
+    best = int(scores.argmax())  # of equal ones the first
     return [
         "" if index == best else f"score: {score:.3f} < {scores[best]:.3f}"
         for index, score in enumerate(scores)

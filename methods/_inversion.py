@@ -51,6 +51,7 @@ def inverted(
     from benchmark.upstream.adapters import placeholder_embeddings, rare_words
 
     generator, classes = upstream.generator, shots.classes
+    # A placeholder must not stand for a word that the prompts use themselves.
     avoid = [text for entry in classes for text in entry.prompts]
     words = rare_words(generator.pipeline, params.tokens * len(classes), avoid)
     # every C-th word belongs to one class, so that no class has the rarest of all
@@ -63,7 +64,7 @@ def inverted(
     z = examples(shots, upstream, meter)
 
     def condition(rows: np.ndarray) -> Conditioning:
-        """One of the class' prompts by chance, as the paper's templates are drawn."""
+        """A random prompt of each class, as the paper draws its templates."""
         prompts = [texts[z.labels[row]] for row in rows]
         return generator.condition([of_class[rng.integers(len(of_class))] for of_class in prompts])
 

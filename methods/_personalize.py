@@ -40,6 +40,7 @@ def examples(shots: Shots, upstream: Upstream, meter: Meter) -> Examples:
     from benchmark.upstream.training import Examples
 
     with meter.phase("fit"):
+        # from the files: what the classifier sees may be smaller
         pixels = shots.originals(upstream.generator.size)
         return Examples(upstream.generator.encode(pixels), shots.labels)
 
@@ -87,6 +88,7 @@ def fit_per_class(
 
     def loss() -> Iterator[Tensor]:
         rows = next(batches)
+        # with many classes a step is larger than a batch that fits into memory
         for start in range(0, len(rows), generator.batch_size):
             some = rows[start : start + generator.batch_size]
             each = denoising_loss(generator, z.latents[some], condition(some), rng)
@@ -131,6 +133,7 @@ def fit_shared(
     from benchmark.upstream.training import denoising_loss, train
 
     sources = [(z, condition, 1.0), *([prior] if prior else [])]
+    # each with an order of its own: a prior has more images than there are shots
     batches = [part.batches(params.batch_size, rng) for part, _, _ in sources]
 
     def loss() -> Iterator[Tensor]:
@@ -165,6 +168,7 @@ def class_by_class(
     """
     import numpy as np
 
+    # The budget's stop is held back until what was generated before it is yielded.
     of_class: list[list[tuple[np.ndarray, int, Provenance]]] = []
     stopped: BudgetStop | None = None
     for label, entry in enumerate(shots.classes):

@@ -38,6 +38,7 @@ def template_ensemble(encoder: Encoder, classes: Sequence[Class]) -> list[Tensor
         [text for entry in classes for text in fill_templates(entry, TEMPLATES)]
     )
     parts = features.split([len(TEMPLATES) * len(entry.members) for entry in classes])
+    # [templates * members, D] to [templates, members, D]; the mean is not of length 1 any more
     means = [part.unflatten(0, (len(TEMPLATES), -1)).mean(0) for part in parts]
     return [functional.normalize(mean, dim=-1) for mean in means]
 
@@ -64,6 +65,7 @@ def zero_shot(encoder: Encoder, images: np.ndarray, classes: Sequence[Tensor]) -
 
     features = encoder.encode_images(images)
     cosines = torch.stack([(features @ members.T).amax(1) for members in classes], 1)
+    # CLIP learns the logarithm of the inverse temperature
     scale = encoder.model.logit_scale.detach().float().exp().cpu()
     probabilities: np.ndarray = (scale * cosines).softmax(1).numpy()
     return probabilities
@@ -88,6 +90,7 @@ def nearest_captions(
 
     from benchmark.upstream import Neighbours
 
+    # A row may be in the pools of several classes, and a caption on several rows.
     all_rows = np.unique(np.concatenate(pools))
     captions = dict(
         zip(all_rows.tolist(), upstream.corpus.captions[all_rows.tolist()], strict=True)

@@ -90,6 +90,7 @@ def generated_prior(
     if count < 1:
         return None
     prompts, labels, seeds = cycle_prompts(shots, count, rng)
+    # charged to the fit: these images are trained on, not yielded
     with meter.phase("fit"):
         batches = generator.text_to_image(
             prompts,
@@ -171,7 +172,7 @@ def fit_subjects(
     z = examples(shots, upstream, meter)
     texts = subject_captions(shots, upstream, meter, identifiers)
     reserve = sampling_tflops(shots, upstream, meter, params)
-    with meter.phase("fit"):
+    with meter.phase("fit"):  # encoding texts is charged, too
         c = encode(generator, texts)
         kept = (prior[0], encode(generator, prior[1]), params.prior_weight) if prior else None
     fit_shared(upstream, z, c, weights, meter, rng, params, reserve, prior=kept)

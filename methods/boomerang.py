@@ -50,6 +50,7 @@ def augment(
             upstream.generator,
             shots,
             rows,
+            # without a prompt, guidance would compare the empty prompt with itself
             prompts if params.prompted else [""] * len(rows),
             rng,
             strength=params.strength,

@@ -47,6 +47,7 @@ def augment(
     from benchmark.upstream.generator import denoiser
 
     pipeline = upstream.generator.pipeline
+    # Before training: the identifiers and the prior are those of the generator as it is.
     words = identifiers(shots, upstream, meter)
     prior = retrieved_prior(shots, upstream, meter, params)
     with (

@@ -54,6 +54,7 @@ def mix(
     if rng.random() >= params.probability:
         return images, targets
     side = images.shape[-1]
+    # the side of a square whose area is 1 - lambda of the image's, lambda ~ Beta(alpha, alpha)
     half = side * (1 - rng.beta(params.alpha, params.alpha)) ** 0.5 / 2
     centre = rng.uniform(0, side, 2)
     top, left = (max(0, round(middle - half)) for middle in centre)

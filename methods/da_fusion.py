@@ -50,6 +50,7 @@ def augment(
 ) -> Iterator[Images]:
     """Learns the words, then edits the shots of each class, cycled."""
     count, generator = meter.budget.images_per_class, upstream.generator
+    # one t_0 per turn, repeated for its classes
     t0 = rng.choice(STRENGTHS, size=count).repeat(len(shots.classes))
     # what images from noise alone cost: most edits cost less
     reserve = sampling_tflops(shots, upstream, meter, params)

@@ -85,6 +85,7 @@ def adapted(
     with ExitStack() as stack:
         weights: list[Tensor] = []
         for tower, targets in towers:
+            # the towers' adapters start from different noise
             seed = int(rng.integers(2**31))
             weights += stack.enter_context(lora(tower, params.rank, targets=targets, seed=seed))
         # estimated with the adapters in place: they add to what an image costs

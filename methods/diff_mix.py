@@ -84,6 +84,7 @@ def augment(
         reserve = sampling_tflops(shots, upstream, meter, params)
         fit_shared(upstream, z, c, [*v, *theta], meter, rng, params, reserve)
         rows, _ = cycle_shots(shots, count, rng)
+        # a permutation per turn: every class is a target once
         target = np.concatenate([rng.permutation(len(classes)) for _ in range(count)])
         s = rng.choice(STRENGTHS, size=count).repeat(len(classes))
         y = mixed_labels(shots.labels[rows], target, s**params.gamma, len(classes))

@@ -48,6 +48,7 @@ def augment(
     from benchmark.upstream.generator import denoiser
 
     pipeline = upstream.generator.pipeline
+    # Before training: the identifiers and the prior are those of the generator as it is.
     names = identifiers(shots, upstream, meter)
     prior = generated_prior(shots, upstream, meter, rng, params)
     with unfrozen(denoiser(pipeline)) as theta:

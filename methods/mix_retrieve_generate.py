@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 FACTS = benchmark.Facts(
-    title="Retrieved and generated in turn",
+    title="Retrieved and generated, alternating",
     family="hybrid",
     query="class name",
     paper="https://arxiv.org/abs/2304.10253",

@@ -53,4 +53,5 @@ def mix(
     weight = float(rng.beta(params.alpha, params.alpha))
     # drawn by numpy, so that a seed mixes the same images on every device
     partner = torch.as_tensor(rng.permutation(len(images)), device=images.device)
+    # images[partner] + weight * (images - images[partner])
     return images[partner].lerp(images, weight), targets[partner].lerp(targets, weight)

@@ -11,6 +11,8 @@ from benchmark import Images, Meter, Params, Provenance, Shots, Upstream
 if TYPE_CHECKING:
     import numpy as np
 
+# An oracle is given the training images that the split leaves unused, in ``shots.unused``. Which
+# these are depends on the split, so it uses the shots in the sense of the facts.
 FACTS = benchmark.Facts(title="More real images", family="oracle")
 
 
@@ -22,7 +24,7 @@ def augment(
     order = [rng.permutation(pool.rows(label)) for label in range(len(shots.classes))]
     for turn in range(meter.budget.images_per_class):
         rows = [of_class[turn] for of_class in order if turn < len(of_class)]
-        if not rows:
+        if not rows:  # no class has more
             return
         provenance = [Provenance("real", "training pool", parents=(pool.ids[row],)) for row in rows]
         yield Images(pool.images[rows], pool.labels[rows], provenance)

@@ -37,4 +37,5 @@ def augment(
     from open_clip.zero_shot_metadata import OPENAI_IMAGENET_TEMPLATES as TEMPLATES
 
     texts = [rng.permutation(fill_templates(entry, TEMPLATES)).tolist() for entry in shots.classes]
+    # beyond 80 images of a class the templates come again, with other seeds
     yield from sample_images(shots, upstream, meter, rng, params, texts)

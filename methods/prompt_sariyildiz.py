@@ -65,6 +65,7 @@ def prompts(entry: Class, count: int, rng: np.random.Generator) -> list[str]:
     """``count`` prompts of one class."""
     texts = []
     for turn in range(count):
+        # a member keeps its turn for both kinds of prompt
         c = entry.members[turn // 2 % len(entry.members)]
         b = SCENES[rng.integers(len(SCENES))]
         in_scene = f"{c}, {entry.hypernym} inside {b}" if entry.hypernym else f"{c} inside {b}"

@@ -22,6 +22,7 @@ def augment(
     """No image of the corpus twice, as long as there are enough."""
     corpus, labels = upstream.corpus, list(range(len(shots.classes)))
     count = meter.budget.images_per_class * len(labels)
+    # with repetition only where the corpus is smaller than the budget
     chosen = rng.choice(len(corpus), count, replace=count > len(corpus))
     with meter.phase("retrieve"):
         for rows in chosen.reshape(-1, len(labels)):  # one image of every class

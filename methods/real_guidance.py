@@ -60,6 +60,7 @@ def augment(
 
     n, generator = params.candidates, upstream.generator
     rows, prompts = cycle_shots(shots, meter.budget.images_per_class, rng)
+    # 0 would not change the shots, so it stands for the published table
     strength = params.strength or published(len(shots.labels) / len(shots.classes))
     with meter.phase("filter"):
         class_features = template_ensemble(upstream.encoder, shots.classes)
@@ -82,6 +83,7 @@ def augment(
             )
         with meter.phase("filter"):
             probabilities = zero_shot(upstream.encoder, images.pixels, class_features)
+        # of the probabilities, those of the image's own class; candidates of one shot side by side
         own = probabilities[np.arange(len(chosen)), shots.labels[chosen]].reshape(-1, n)
         yield replace(images, rejected=[reason for scores in own for reason in best_of(scores)])
 

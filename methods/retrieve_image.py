@@ -31,6 +31,7 @@ def augment(
     """The nearest of every class first."""
     labels = range(len(shots.classes))
     with meter.phase("retrieve"):
+        # every shot is a query: an image counts for its most similar shot, not for their mean
         queries = [upstream.encoder.encode_images(shots.of(label)) for label in labels]
         nearest = upstream.nearest(queries, meter.budget.images_per_class)
         parents = [[shots.ids[row] for row in shots.rows(label)] for label in labels]

@@ -49,6 +49,7 @@ def augment(
         pools = caption_matches(upstream.corpus.captions, shots.classes)
         t = template_ensemble(upstream.encoder, shots.classes)
         v = shot_means(upstream.encoder, shots)
+        # one query per member: t_c is [M, D], v_c [D]
         mixed = [
             params.alpha * t_c + (1 - params.alpha) * v_c for t_c, v_c in zip(t, v, strict=True)
         ]

@@ -50,6 +50,7 @@ def augment(
 
     together = with_neighbours(shots, upstream, meter, params.neighbours)
     z = examples(together, upstream, meter)
+    # a neighbour has the prompt that describes it best, not the query that retrieved it
     texts = [t.format(name=member) for t, member in captions(together, upstream, meter)]
     seed = int(rng.integers(2**31))
     with meter.phase("fit"):

@@ -39,6 +39,7 @@ def augment(
     shots: Shots, upstream: Upstream, meter: Meter, rng: np.random.Generator, params: Params
 ) -> Iterator[Images]:
     """Turn by turn, one image of every class."""
+    # By default twice as many as classes: of as many, the assignment would have to keep all.
     candidates = params.oversample * len(shots.classes)
     with meter.phase("filter"):
         means = shot_means(upstream.encoder, shots)
@@ -50,7 +51,7 @@ def augment(
                     [0] * candidates,  # no class yet
                     rng.integers(2**63, size=candidates).tolist(),
                     size=shots.image_size,
-                    guidance_scale=1.0,
+                    guidance_scale=1.0,  # there is no prompt to guide by
                     steps=params.steps,
                 )
             )

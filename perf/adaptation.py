@@ -3,9 +3,9 @@
     python perf/adaptation.py [--task fashion-5shot] [--budget S] [--seed 100] [method[lr=...] ...]
 
 For every method that trains a part of the generator: it is run up to the point where it would
-generate, and there images of the task's reserve (of the training pool; no method saw them, none
-is a test image) are noised and denoised under the condition that the method made for their class,
-and under that of another class. The defaults of learning rates and steps were chosen by the first
+generate, and there the task's unused training images (no method saw them, none is a test image) are
+noised and denoised under the conditioning that the method made for their class, and under that of
+another class. The defaults of learning rates and steps were chosen by the first
 of these numbers, on splits that no published record uses.
 """
 
@@ -28,8 +28,8 @@ from torch import Tensor
 from benchmark.contract import Shots
 from benchmark.data.split import load_split
 from benchmark.home import find_root
-from benchmark.meter import Meter
-from benchmark.protocol import BudgetSpec, load_protocol
+from benchmark.meter import Budget, Meter
+from benchmark.protocol import load_protocol
 from benchmark.registry import MethodCall, load_registry
 from benchmark.trial.augment import seed_everything
 from benchmark.upstream import Upstream, open_upstream
@@ -65,20 +65,20 @@ def held_out(
     call: MethodCall,
     shots: Shots,
     upstream: Upstream,
-    budget: BudgetSpec,
+    budget: Budget,
     seed: int = 0,
     per_class: int = 8,
 ) -> HeldOut:
     """Runs a method up to its first image and measures what it has learned.
 
     Args:
-        shots: with their reserve, which is held out: the method does not see it.
+        shots: with the unused training images, which the method does not see.
         per_class: held-out images of each class, each at 8 noise levels.
     """
-    generator, reserve = upstream.generator, shots.real()
-    rows = [row for label in range(len(shots.classes)) for row in reserve.rows(label)[:per_class]]
-    labels_held = reserve.labels[rows]
-    latents = generator.encode(reserve.images[rows])
+    generator, unused = upstream.generator, shots.real()
+    rows = [row for label in range(len(shots.classes)) for row in unused.rows(label)[:per_class]]
+    labels_held = unused.labels[rows]
+    latents = generator.encode(unused.images[rows])
     found: list[float] = []
 
     def reached(prompts, labels, conditioning=None, **_) -> None:
@@ -96,7 +96,7 @@ def held_out(
     meter = Meter(budget, len(shots.classes))
     seed_everything(seed)
     started = time.perf_counter()
-    rng, seen = np.random.default_rng(seed), replace(shots, reserve=None)
+    rng, seen = np.random.default_rng(seed), replace(shots, unused=None)
     with (
         upstream.metered(meter),
         _intercepted(generator, "text_to_image", meter, reached),
@@ -152,14 +152,17 @@ def main() -> None:
     protocol, registry = load_protocol(root), load_registry(root)
     name = protocol.defaults.upstream
     upstream = open_upstream(name, protocol.upstream_named(name), root, "cpu")
-    shots = load_split(registry.task(asked.task), asked.seed, root).as_shots(with_reserve=True)
+    shots = load_split(registry.task(asked.task), asked.seed, root).as_shots(with_unused=True)
+    tier = protocol.budget_named(asked.budget)
+    plain = upstream.generator.estimate_tflops(tier.images_per_class * len(shots.classes))
+    budget = Budget(tier.images_per_class, tier.compute * plain)
     trained = [name for name, m in registry.methods.items() if m.facts.adaptation != "none"]
     table = Table(title=f"Held-out denoising loss, {asked.task}, tier {asked.budget}")
     for title in ("method", "plain", "own", "gain %", "other", "TFLOPs", "seconds"):
         table.add_column(title, justify="left" if title == "method" else "right")
     for text in asked.methods or trained:
         call = registry.call(text)
-        got = held_out(call, shots, upstream, protocol.budget_named(asked.budget), asked.seed)
+        got = held_out(call, shots, upstream, budget, asked.seed)
         row = [got.plain, got.own, 100 * (1 - got.own / got.plain), got.other, got.tflops]
         table.add_row(text, *(f"{value:.4f}" for value in row), f"{got.seconds:.1f}")
         print(text, *(f"{value:.4f}" for value in row), f"{got.seconds:.1f}", flush=True)

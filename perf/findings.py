@@ -12,12 +12,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from benchmark.leaderboard.board import interval
+from benchmark.leaderboard.board import format_interval
 
 from benchmark.home import find_root
 from benchmark.records.store import read_results
 from benchmark.registry import load_registry
-from benchmark.statistics import Cell, Estimate, Line, paired_difference, summarise
+from benchmark.statistics import Estimate, MethodSummary, ScoredRow, paired_difference, summarise
 
 # What a method adds to: itself without its training, else the plain prompts.
 UNADAPTED = {"da_fusion": "real_guidance", "diff_mix": "real_guidance"}
@@ -30,7 +30,7 @@ def main() -> None:
     asked = parser.parse_args()
     stored = read_results(*asked.folders)
     cells = [
-        Cell.of(item.record, item.predictions())
+        ScoredRow.of(item.record, item.predictions())
         for item in stored
         if item.record.status in ("ok", "capped")
     ]
@@ -42,18 +42,18 @@ def main() -> None:
     print_trained(cells, lines)
 
 
-def print_task(lines: list[Line]) -> None:
+def print_task(lines: list[MethodSummary]) -> None:
     """Methods by their mean gain over the classifiers."""
     registry = load_registry(find_root())
     judges = sorted({line.classifier for line in lines})
-    rows: dict[str, dict[str, Line]] = {}
+    rows: dict[str, dict[str, MethodSummary]] = {}
     for line in lines:
         rows.setdefault(line.method, {})[line.classifier] = line
     heads = ["method", "family", *(f"{judge}: %, gain" for judge in judges)]
     heads += ["rank", "TFLOPs", "flagged"]
     print("| " + " | ".join(heads) + " |\n|" + "---|" * len(heads))
 
-    def merit(found: dict[str, Line]) -> float:
+    def merit(found: dict[str, MethodSummary]) -> float:
         return sum(line.gain.value if line.gain else 0.0 for line in found.values())
 
     for method, found in sorted(rows.items(), key=lambda row: -merit(row[1])):
@@ -69,7 +69,7 @@ def print_task(lines: list[Line]) -> None:
         print("| " + " | ".join(told) + " |")
 
 
-def print_trained(cells: list[Cell], lines: list[Line]) -> None:
+def print_trained(cells: list[ScoredRow], lines: list[MethodSummary]) -> None:
     """Paired differences, in points."""
     registry = load_registry(find_root())
     contests = sorted({(line.task, line.classifier) for line in lines})
@@ -92,7 +92,7 @@ def gained(estimate: Estimate | None) -> str:
     """In points, with the interval."""
     if estimate is None:
         return "–"
-    value, _, around = interval(estimate).partition(" ")
+    value, _, around = format_interval(estimate).partition(" ")
     return f"**{value}** {around}"
 
 

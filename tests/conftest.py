@@ -82,11 +82,11 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def contest(tiny_root: TinyRoot, tmp_path: Path, written: Path) -> tuple[Path, Path]:
     """A root, and results of a retrieval that leads, on three seeds and two classifiers; one
     trial failed. A copy for every test."""
-    from tests.helpers import pages
+    from tests.helpers import contests
 
-    root = tiny_root(find=pages.FIND, paint=pages.PAINT)
+    root = tiny_root(find=contests.FIND, paint=contests.PAINT)
     if not (written / "results").exists():
-        pages.write_contest(root, written / "results")
+        contests.write_contest(root, written / "results")
     shutil.copytree(written / "results", tmp_path / "results")
     return root, tmp_path / "results"
 

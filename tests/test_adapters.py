@@ -1,5 +1,5 @@
-"""Pseudo-words, LoRA and whole weights: trained, then put back to the bit, on folders of the shapes
-of Stable Diffusion 1, 2 and XL (``tests.helpers.pipelines``)."""
+"""Placeholder embeddings, LoRA and whole weights: trained, then restored to the bit, on folders of
+the shapes of Stable Diffusion 1, 2 and XL (``tests.helpers.pipelines``)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from benchmark.upstream.adapters import (
     TEXT_ATTENTION,
     UNET_ATTENTION,
     lora,
-    pseudo_words,
+    placeholder_embeddings,
     rare_words,
     text_parts,
     unfrozen,
@@ -22,7 +22,7 @@ from benchmark.upstream.adapters import (
 from benchmark.upstream.generator import Generator
 from tests.helpers.generators import TEXTS, draw, loss_at
 
-# --- pseudo-words -------------------------------------------------------------------------------
+# --- placeholder embeddings ---------------------------------------------------------------------
 
 
 def test_rare_words_are_one_token_of_every_vocabulary(generator):
@@ -37,24 +37,26 @@ def test_rare_words_are_one_token_of_every_vocabulary(generator):
 def test_a_small_vocabulary_has_few_rare_words(generator):
     every = rare_words(generator.pipeline, 10**6, at_least=1)
     assert rare_words(generator.pipeline, 3) == every[:3]
-    with pytest.raises(Unavailable, match=f"1000000 rare words wanted, .* has {len(every)}$"):
+    with pytest.raises(Unavailable, match=f"1000000 rare words needed, .* has {len(every)}$"):
         rare_words(generator.pipeline, 10**6)
 
 
-def test_pseudo_words_change_the_prompts_they_stand_in_and_no_other(loaded):
+def test_placeholders_change_the_prompts_they_stand_in_and_no_other(loaded):
     generator = loaded.generator
     word, other = rare_words(generator.pipeline, 2, avoid=TEXTS)
     texts = [f"an emoji of a {word}", f"an emoji of a {other}", *TEXTS]
     plain = generator.condition(texts)
-    with pseudo_words(generator.pipeline, [word]) as vectors:
+    with placeholder_embeddings(generator.pipeline, [word]) as embeddings:
         widths = [part.get_input_embeddings().base.weight.shape[1] for part in encoders(generator)]
-        assert [vector.shape for vector in vectors] == [(1, width) for width in widths]
+        assert [embedding.shape for embedding in embeddings] == [(1, width) for width in widths]
         same = generator.condition(texts)
         for was, now in zip(plain.tensors(), same.tensors(), strict=True):
             assert torch.equal(was, now), "a word begins as it was"
         with torch.no_grad():
-            for vector in vectors:
-                vector += torch.randn(vector.shape, generator=torch.Generator().manual_seed(0))
+            for embedding in embeddings:
+                embedding += torch.randn(
+                    embedding.shape, generator=torch.Generator().manual_seed(0)
+                )
         changed = generator.condition(texts)
         for was, now in zip(plain.tensors(), changed.tensors(), strict=True):
             assert torch.equal(was[1:], now[1:]) and not torch.allclose(was[0], now[0])
@@ -69,23 +71,23 @@ def encoders(generator: Generator) -> list:
     return [encoder for _, encoder in text_parts(generator.pipeline)]
 
 
-def test_pseudo_words_begin_as_the_mean_of_a_text(generator):
+def test_placeholders_start_as_the_mean_of_a_text(generator):
     (word,) = rare_words(generator.pipeline, 1)
-    with pseudo_words(generator.pipeline, [word], ["a hat"]) as vectors:
-        for vector, (tokenizer, encoder) in zip(
-            vectors, text_parts(generator.pipeline), strict=True
+    with placeholder_embeddings(generator.pipeline, [word], ["a hat"]) as embeddings:
+        for embedding, (tokenizer, encoder) in zip(
+            embeddings, text_parts(generator.pipeline), strict=True
         ):
             ids = tokenizer("a hat").input_ids[1:-1]
             mean = encoder.get_input_embeddings().base.weight[ids].mean(0)
-            torch.testing.assert_close(vector[0], mean)
+            torch.testing.assert_close(embedding[0], mean)
 
 
-def test_gradients_reach_the_pseudo_words_and_nothing_else(generator):
+def test_gradients_reach_the_placeholders_and_nothing_else(generator):
     words = rare_words(generator.pipeline, 2)
     texts = [f"an emoji of {words[0]}", "an emoji of a hat", f"an emoji of {words[0]}"]
-    with pseudo_words(generator.pipeline, words) as vectors:
+    with placeholder_embeddings(generator.pipeline, words) as embeddings:
         told = generator.condition(texts)
-        found = torch.autograd.grad(loss_at(generator, told).sum(), vectors)
+        found = torch.autograd.grad(loss_at(generator, told).sum(), embeddings)
         for gradient in found:  # of both encoders
             assert gradient[0].abs().max() > 0, "the word that was said"
             assert gradient[1].abs().max() == 0, "the word that was not"
@@ -96,30 +98,30 @@ def test_gradients_reach_the_pseudo_words_and_nothing_else(generator):
             for name, weight in part.named_parameters()
             if weight.requires_grad
         ]
-        assert len(needing) == len(vectors)
+        assert len(needing) == len(embeddings)
 
 
-def test_pseudo_words_end_with_an_exception(generator):
+def test_placeholders_end_with_an_exception(generator):
     before = [encoder.get_input_embeddings() for encoder in encoders(generator)]
     (word,) = rare_words(generator.pipeline, 1)
     with pytest.raises(RuntimeError, match="stopped"):
-        with pseudo_words(generator.pipeline, [word]) as vectors:
+        with placeholder_embeddings(generator.pipeline, [word]) as embeddings:
             with torch.no_grad():
-                vectors[0].fill_(torch.nan)
+                embeddings[0].fill_(torch.nan)
             raise RuntimeError("stopped")
     after = [encoder.get_input_embeddings() for encoder in encoders(generator)]
     assert all(a is b for a, b in zip(after, before, strict=True))
 
 
-def test_what_is_several_tokens_is_no_pseudo_word(generator):
+def test_what_is_several_tokens_is_no_placeholder(generator):
     before = [encoder.get_input_embeddings() for encoder in encoders(generator)]
     with pytest.raises(ValueError, match="not one token each: two words"):
-        with pseudo_words(generator.pipeline, ["two words"]):
+        with placeholder_embeddings(generator.pipeline, ["two words"]):
             pass
     assert [encoder.get_input_embeddings() for encoder in encoders(generator)] == before
 
 
-def test_a_prompt_with_a_pseudo_word_is_pooled_where_it_ends(loaded):
+def test_a_prompt_with_a_placeholder_is_pooled_where_it_ends(loaded):
     """The encoders of 1.5 and XL take the largest token id for the end of a prompt: a token
     that was added to the vocabulary would be taken for it, a rare word of it is not."""
     pipeline = loaded.generator.pipeline
@@ -134,8 +136,8 @@ def test_a_prompt_with_a_pseudo_word_is_pooled_where_it_ends(loaded):
     assert encoder.config.eos_token_id == 2
     (word,) = rare_words(pipeline, 1)
     text = f"a hat and {word}"
-    with pseudo_words(pipeline, [word]) as vectors, torch.no_grad():
-        vectors[1].neg_()
+    with placeholder_embeddings(pipeline, [word]) as embeddings, torch.no_grad():
+        embeddings[1].neg_()
         pooled = loaded.generator.condition([text]).pooled
         ids = tokenizer(text, padding="max_length", return_tensors="pt").input_ids
         states = encoder(ids).last_hidden_state

@@ -12,7 +12,7 @@ from tests.helpers.boards import BOTH, board, gain, row, section
         (gain(3.1, 1.2, 5.0), "Retrieval leads generation by +3.1 points [+1.2, +5.0] over 5"),
         (gain(-3.1, -5.0, -1.2), "Generation leads retrieval by +3.1 points [+1.2, +5.0] over 5"),
         (gain(0.4, -0.5, 1.3), "Nothing can be said yet on toy-1shot (budget S, probe)"),
-        (gain(3.1, 1.2, 5.0, seeds=1), "one seed says nothing of other splits"),
+        (gain(3.1, 1.2, 5.0, seeds=1), "one split says nothing of others"),
         (gain(0.0, 0.0, 0.0), "the interval holds zero"),
     ],
 )
@@ -52,7 +52,7 @@ def test_the_headline_counts_contests(wins, losses, opens, headline):
         ([BOTH[1], BOTH[2]], "no retrieval method has a gain"),
         ([BOTH[2]], "no retrieval and no diffusion method has a gain"),
         ([BOTH[0], row("g", "prompt", notes=(Note("failed", "x", (0,)),))], "no diffusion method"),
-        (BOTH, "The r and The g share no seed"),
+        (BOTH, "The r and The g share no split"),
     ],
 )
 def test_a_missing_side_is_told(rows, words):

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from benchmark.classify import _training, probe, scratch, train
+from benchmark.classify import probe, scratch, train
 from benchmark.classify._batches import Data, plan_batches
 from benchmark.classify._training import (
     checkpoints,
@@ -67,42 +67,41 @@ def test_the_learning_rate_rises_to_its_peak_and_falls(steps):
     assert peak <= 0.25 * steps and (steps < 10 or factors[-1] < 0.1)
 
 
-def canned(monkeypatch, network, right):
-    """Validation finds ``right`` of 5 images at its successive readings; returns the weights
-    that the network had at each of them."""
-    seen, left = [], list(right)
+class Rehearsed(nn.Module):
+    """Trains as any network does; at its successive readings of validation it is right on
+    ``right`` of the 5 images, and keeps the weights that it had."""
 
-    def predict(given, pixels, device):
-        assert given is network and (pixels[:, 0, 0, 0] >= 100).all()
-        seen.append(network[-1].weight.detach().clone())
-        labels = np.array([0, 1, 2, 0, 1])
-        return np.where(np.arange(5) < left.pop(0), labels, (labels + 1) % 3)
+    def __init__(self, right=()) -> None:
+        super().__init__()
+        self.layer = nn.Linear(8 * 8 * 3, 3)
+        self.right, self.seen = list(right), []
 
-    monkeypatch.setattr(_training, "predict", predict)
-    return seen
-
-
-def tiny_network() -> nn.Sequential:
-    return nn.Sequential(nn.Flatten(), nn.Linear(8 * 8 * 3, 3))
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            return self.layer(images.flatten(1))
+        assert (images * 255 >= 100).all(), "not the validation images"
+        self.seen.append(self.layer.weight.detach().clone())
+        labels = torch.tensor([0, 1, 2, 0, 1])
+        classes = torch.where(torch.arange(5) < self.right.pop(0), labels, (labels + 1) % 3)
+        return nn.functional.one_hot(classes, 3)
 
 
 @pytest.mark.parametrize(
     ("right", "chosen"),
     [([1, 4, 2, 3], 1), ([1, 4, 4, 3], 2), ([0, 0, 0, 0], 3), ([0, 1, 2, 3], 3)],
 )
-def test_the_best_checkpoint_is_kept_and_ties_go_to_the_latest(monkeypatch, right, chosen):
-    network = tiny_network()
-    seen = canned(monkeypatch, network, right)
+def test_the_best_checkpoint_is_kept_and_ties_go_to_the_latest(right, chosen):
+    network = Rehearsed(right)
     recipe = SCRATCH.model_copy(update={"steps": 10, "checkpoints": 4})
     fitted = fit_network(network, recipe, data_of([0, 1, 2], val=5), 0, CPU, lambda *_: None)
     assert fitted.selected == f"step {[6, 7, 8, 10][chosen]}"
     assert fitted.val_value == right[chosen] / 5
-    assert torch.equal(network[-1].weight, seen[chosen])
-    assert chosen == 3 or not torch.equal(seen[chosen], seen[3])
+    assert torch.equal(network.layer.weight, network.seen[chosen])
+    assert chosen == 3 or not torch.equal(network.seen[chosen], network.seen[3])
 
 
 def test_without_validation_images_the_last_step_is_kept():
-    network = tiny_network()
+    network = Rehearsed()
     told = []
     fitted = fit_network(
         network, SCRATCH, data_of([0, 1, 2]), 0, CPU, lambda *step: told.append(step)
@@ -111,22 +110,33 @@ def test_without_validation_images_the_last_step_is_kept():
     assert told == [("train", step, 40) for step in range(1, 41)]
 
 
-def test_validation_is_read_in_the_second_half_once_per_step_at_most(monkeypatch):
+def test_validation_is_read_in_the_second_half_once_per_step_at_most():
     assert checkpoints(SCRATCH.model_copy(update={"steps": 400, "checkpoints": 5})) == [
         240, 280, 320, 360, 400
     ]  # fmt: skip
-    network = tiny_network()
-    seen = canned(monkeypatch, network, [1, 2])
+    network = Rehearsed([1, 2])
     recipe = SCRATCH.model_copy(update={"steps": 3, "checkpoints": 9})
     fit_network(network, recipe, data_of([0, 1, 2], val=5), 0, CPU, lambda *_: None)
-    assert len(seen) == 2
+    assert len(network.seen) == 2
 
 
 def test_norms_and_biases_do_not_decay():
-    network = nn.Sequential(nn.Flatten(), nn.Linear(192, 4), nn.BatchNorm1d(4), nn.Linear(4, 3))
-    optimizer = _training._optimizer(network, SCRATCH)
-    decays = {id(w): g["weight_decay"] for g in optimizer.param_groups for w in g["params"]}
-    assert [decays[id(weight)] for weight in network.parameters()] == [0.05, 0, 0, 0, 0.05, 0]
+    class Nothing(nn.Module):
+        def forward(self, logits):
+            return 0 * logits  # nothing is learned: weights change by their decay alone
+
+    linear = nn.Linear(192, 4), nn.Linear(4, 3)
+    network = nn.Sequential(nn.Flatten(), linear[0], nn.BatchNorm1d(4), linear[1], Nothing())
+    nn.init.ones_(network[2].bias)
+    before = [weight.detach().clone() for weight in network.parameters()]
+    fit_network(network, SCRATCH, data_of([0, 1, 2]), 0, CPU, lambda *_: None)
+    left = [(now / was).detach() for now, was in zip(network.parameters(), before, strict=True)]
+    rates = [SCRATCH.lr * learning_rate_factor(step, SCRATCH.steps) for step in range(40)]
+    decayed = np.prod([1 - rate * SCRATCH.weight_decay for rate in rates])
+    for ratio, expected in zip(left, [decayed, 1, 1, 1, decayed, 1], strict=True):
+        assert ratio.min().item() == pytest.approx(expected, abs=1e-5)
+        assert ratio.max().item() == pytest.approx(expected, abs=1e-5)
+    assert decayed < 0.99
 
 
 # --- whole judgements -------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Corpora: what retrieval searches, opened from files and folders, and what can be wrong in them."""
+"""Corpora: opened from files and folders, and what can be wrong in them."""
 
 from __future__ import annotations
 
@@ -57,7 +57,10 @@ def test_captions_are_read_as_methods_read_them(write: Write, rows: list[dict]) 
     assert corpus.captions[2:5] == captions[2:5]
     assert corpus.captions[[7, 0, 7]] == ["", captions[0], ""]
     assert corpus.captions[np.array([3, 1])] == [captions[3], captions[1]]
-    assert dict(zip([4, 5], corpus.captions[[4, 5]], strict=True)) == {4: captions[4], 5: captions[5]}
+    assert dict(zip([4, 5], corpus.captions[[4, 5]], strict=True)) == {
+        4: captions[4],
+        5: captions[5],
+    }
 
 
 def test_a_corpus_decodes_the_images_it_is_asked_for(write: Write, rows: list[dict]) -> None:
@@ -150,7 +153,10 @@ def test_a_damaged_or_missing_image_is_named(write: Write, rows: list[dict]) -> 
     cut = {"bytes": rows[1]["image"]["bytes"][:100], "path": None}
     gone = {"bytes": None, "path": "nowhere.png"}
     corpus = write([rows[0], rows[1] | {"image": cut}, rows[2] | {"image": gone}])
-    for row, fault in ((1, "image"), (2, "nowhere.png"), ):
+    for row, fault in (
+        (1, "image"),
+        (2, "nowhere.png"),
+    ):
         with pytest.raises(DataError, match=f"corpus@.*'{rows[row]['id']}'.*{fault}"):
             corpus.pixels([0, row], 32)
     assert corpus.pixels([0], 32).shape == (1, 32, 32, 3)

@@ -12,12 +12,15 @@ from benchmark.home import find_root
 from benchmark.meter import Meter
 from benchmark.registry import load_registry
 from benchmark.upstream import Upstream, open_upstream
-from methods import _edits, _fractals, diff_mix, diffusemix, real_guidance
 from tests.helpers.trials import budget, fashion
 from tests.helpers.upstreams import small_spec
 
 ROOT = find_root()
-METHODS = load_registry(ROOT).methods
+METHODS = load_registry(ROOT).methods  # also makes the helpers importable
+
+from benchmark.entries.methods import _edits, _fractals, diff_mix, diffusemix, real_guidance  # noqa: E402  # noqa: E402
+from benchmark.entries.methods._queries import template_ensemble, zero_shot  # noqa: E402
+
 PER_CLASS = 2
 QUICK = {"steps": 4, "guidance_scale": 1.0}
 TRAINED = {"fit_steps": 1}
@@ -113,7 +116,7 @@ def test_the_shots_of_a_class_come_in_turn(shots):
         classes=shots.classes,
         image_size=shots.image_size,
     )
-    rows, prompts = _edits.in_turn(five, 4, np.random.default_rng(0))
+    rows, prompts = _edits.cycle_shots(five, 4, np.random.default_rng(0))
     turns = rows.reshape(4, 10)
     assert (five.labels[turns] == np.arange(10)).all()
     assert all(len(set(turns[:3, label])) == 3 for label in range(10))
@@ -122,7 +125,7 @@ def test_the_shots_of_a_class_come_in_turn(shots):
 
 
 def test_equal_strengths_go_together_and_none_is_lost():
-    found = list(_edits.alike(np.array([0.7, 0.5, 0.7, 0.9])))
+    found = list(_edits.group_by_value(np.array([0.7, 0.5, 0.7, 0.9])))
     assert [value for value, _ in found] == [0.7, 0.5, 0.9]
     assert [places.tolist() for _, places in found] == [[0, 2], [1], [3]]
 
@@ -151,10 +154,9 @@ def test_more_shots_are_noised_less(shots_per_class, strength):
 
 
 def test_of_the_candidates_from_a_shot_the_most_certain_is_kept(upstream, shots):
-    from methods._queries import confidence, ensemble
-
     images = run("real_guidance", upstream, shots, candidates=3, strength=0.75)
-    sure = confidence(upstream.encoder, images.pixels, ensemble(upstream.encoder, shots.classes))
+    class_features = template_ensemble(upstream.encoder, shots.classes)
+    sure = zero_shot(upstream.encoder, images.pixels, class_features)
     own = sure[np.arange(len(sure)), images.labels].reshape(-1, 3)
     kept = np.array([not why for why in images.rejected]).reshape(-1, 3)
     assert (kept.sum(axis=1) == 1).all()
@@ -177,7 +179,7 @@ def test_da_fusion_edits_at_the_paper_s_strengths_under_words_that_no_card_holds
 
 
 def test_a_label_is_shared_between_source_and_target():
-    y = diff_mix.mixed(np.array([0, 2]), np.array([1, 2]), np.array([0.7, 0.9]) ** 0.5, 3)
+    y = diff_mix.mixed_labels(np.array([0, 2]), np.array([1, 2]), np.array([0.7, 0.9]) ** 0.5, 3)
     # by hand: the square roots of 0.7 and 0.9 are 0.83666 and 0.94868
     assert y == pytest.approx(np.array([[0.16334, 0.83666, 0], [0, 0, 1]]), abs=1e-5)
 

@@ -72,6 +72,39 @@ def test_guidance_doubles_the_evaluations(upstream, guidance, nfe):
     assert (meter.total().nfe, meter.total().images) == (3 * nfe, 3)
 
 
+def test_sampling_is_the_upstreams_where_a_call_does_not_say(root, upstream):
+    """Steps and guidance apart: each is the call's, or the upstream's."""
+    sampling = {"steps": 2, "guidance_scale": 1.0}
+    spec = small_spec(root, generator={"sampling": sampling}).generator
+    generator = Generator(spec, root)
+    both = [{}, {"steps": 4}, {"guidance_scale": 3.0}, {"steps": 4, "guidance_scale": 3.0}]
+    for given in both:
+        explicit = {"steps": 2, "guidance_scale": 1.0} | given
+        asked = {"steps": None, "guidance_scale": None} | given
+        pixels, rows = generate(generator, 2, **asked)
+        expected, known = generate(upstream.generator, 2, **explicit)
+        assert np.array_equal(pixels, expected)
+        assert [(row.nfe, row.guidance_scale) for row in rows] == [
+            (row.nfe, row.guidance_scale) for row in known
+        ]
+        assert generator.estimate_tflops(3, **given) == upstream.generator.estimate_tflops(
+            3, **explicit
+        )
+    image = np.zeros((1, 32, 32, 3), np.uint8)
+    (edited,) = generator.image_to_image(image, ["a bag"], [0], [1], strength=1.0, size=32)
+    assert (edited.provenance[0].nfe, edited.provenance[0].guidance_scale) == (2, 1.0)
+
+
+def test_the_scheduler_is_the_one_that_is_named(root):
+    named = {"steps": 2, "guidance_scale": 1.0, "scheduler": "EulerDiscreteScheduler"}
+    generator = Generator(small_spec(root, generator={"sampling": named}).generator, root)
+    assert type(generator.pipeline.scheduler).__name__ == named["scheduler"]
+    generate(generator, 1)
+    wrong = {"scheduler": "EulerScheduler"}
+    with pytest.raises(ConfigError, match="no 'EulerScheduler'; nearest: .*EulerDiscreteScheduler"):
+        Generator(small_spec(root, generator={"sampling": wrong}).generator, root)
+
+
 def test_other_sizes_and_negative_prompts(upstream):
     pixels, _ = generate(upstream.generator, 2, size=24, negative_prompt="blue")
     plain, _ = generate(upstream.generator, 2)
@@ -112,17 +145,17 @@ def test_a_damaged_generator_file_is_named(root, tmp_path, file):
     shutil.copytree(root / "pocket/stable-diffusion", tmp_path / "pocket/stable-diffusion")
     damage(tmp_path / "pocket/stable-diffusion" / file, keep=0.9)
     with pytest.raises(DataError, match=file):
-        Generator(small_spec(root), tmp_path)
+        Generator(small_spec(root).generator, tmp_path)
     (tmp_path / "pocket/stable-diffusion" / file).unlink()
     with pytest.raises(DataError, match="pocket/stable-diffusion"):
-        Generator(small_spec(root), tmp_path)
+        Generator(small_spec(root).generator, tmp_path)
 
 
 def test_a_generator_that_is_nowhere_is_refused_without_asking_the_network(root, tmp_path):
-    with pytest.raises(DataError, match="no such folder"):
-        Generator(small_spec(root), tmp_path)
+    with pytest.raises(ConfigError, match="no such file or folder"):
+        Generator(small_spec(root).generator, tmp_path)
 
 
 def test_a_size_that_the_autoencoder_cannot_make_is_refused(root):
     with pytest.raises(ConfigError, match="multiple of 4"):
-        Generator(small_spec(root, generator={"size": 30}), root)
+        Generator(small_spec(root, generator={"size": 30}).generator, root)

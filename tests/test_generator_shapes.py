@@ -47,7 +47,7 @@ def test_conditions_are_rows_of_tokens_and_of_whole_prompts(loaded):
     one = loaded.generator.condition(TEXTS[1:2])
     for part, whole in zip(one.tensors(), told.rows(slice(1, 2)).tensors(), strict=True):
         torch.testing.assert_close(part, whole)
-    leaves = told.trained().tensors()
+    leaves = told.trainable().tensors()
     assert all(leaf.is_leaf and leaf.requires_grad for leaf in leaves)
     assert not any(whole.requires_grad for whole in told.tensors())
 
@@ -197,12 +197,12 @@ def few(root) -> Split:
     """The first classes of a task of ten."""
     split = load_split(REGISTRY.task("fashion-1shot"), 0, root)
     card = split.task.card
-    kept = [np.flatnonzero(part.labels < CLASSES) for part in (split.shots, split.reserve)]
+    kept = [np.flatnonzero(part.labels < CLASSES) for part in (split.shots, split.unused)]
     return replace(
         split,
         task=replace(split.task, card=card.model_copy(update={"classes": card.classes[:CLASSES]})),
         shots=split.shots.select(kept[0]),
-        reserve=split.reserve.select(kept[1]),
+        unused=split.unused.select(kept[1]),
     )
 
 

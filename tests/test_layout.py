@@ -52,6 +52,7 @@ HEAVY = {
 }
 MAY_BE_HEAVY = {"upstream", "classify"}
 SCREEN = 60  # lines
+PRIVATE = re.compile(r"\S*\._[a-zA-Z]\w*")  # the last name begins with one underscore
 
 
 def module(path: Path) -> str:
@@ -156,6 +157,35 @@ def test_no_test_file_imports_another():
         if re.match(r"tests\.(test_|conftest)", name)
     ]
     assert not wrong
+
+
+def test_no_test_names_a_private_function():
+    """What stands behind an underscore may change without a test."""
+    wrong = [f"{path.name}: {name}" for path in TESTS for name in private_names(path)]
+    assert not wrong
+
+
+def private_names(path: Path) -> Iterator[str]:
+    """Names with an underscore that are taken from modules of the project: imported, looked up,
+    or written out to be replaced."""
+    modules = {module(each) for each in [*CORE, *SITE, *METHODS]}
+    bound = {
+        alias.asname or alias.name.partition(".")[0]
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for alias in node.names
+        if top(getattr(node, "module", None) or alias.name) in ("benchmark", "methods")
+    }
+    for name in imports(path):
+        if top(name) == "benchmark" and PRIVATE.fullmatch(name) and name not in modules:
+            yield name
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Attribute) and PRIVATE.fullmatch(f".{node.attr}"):
+            if ast.unparse(node.value).partition(".")[0] in bound:
+                yield ast.unparse(node)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            if top(node.value) == "benchmark" and PRIVATE.fullmatch(node.value):
+                yield node.value
 
 
 # --- what is slow to import ---------------------------------------------------------------------

@@ -26,7 +26,7 @@ def upstream():
 
 
 def shots(task: str, classes: range):
-    whole = load_split(REGISTRY.task(task), 0, ROOT).as_shots(with_reserve=True)
+    whole = load_split(REGISTRY.task(task), 0, ROOT).as_shots(with_unused=True)
     return of_classes(whole, classes)
 
 

@@ -1,5 +1,6 @@
 """The page: what it says, and what it never does. No browser here."""
 
+import base64
 import io
 import json
 import re
@@ -19,57 +20,126 @@ from benchmark.records.record import read_record
 from benchmark.records.store import read_results
 from benchmark.records.tables import records_frame
 from tests.helpers.boards import BOTH, board, gain, row, section
-from tests.helpers.pages import N_TEST, Page, made_predictions, write_trial
+from tests.helpers.contests import N_TEST, made_predictions, write_trial
+from tests.helpers.html import Element, parse
+
+CLASSIFIERS = ("linear-probe", "resnet-scratch")
 
 
 @pytest.fixture
 def text(site):
-    """The page of that contest."""
+    """The page of the contest, as it is written."""
     return (site / "index.html").read_text(encoding="utf-8")
 
 
-def build(root, folder, out):
-    return build_site(folder, root, out).read_text(encoding="utf-8")
+@pytest.fixture
+def page(text):
+    return parse(text)
 
 
-def test_records_become_a_page(text):
-    assert "Retrieval leads generation in all 2 contests, by 15.0 points." in text
-    # means over seeds 0..2: 299, 239 and 199 of 400
-    for number in ("74.8", "59.8", "49.8", "+25.0", "+10.0"):
-        assert number in text
-    page = Page(text)
+def build(root, folder, out) -> Element:
+    return parse(build_site(folder, root, out).read_text(encoding="utf-8"))
+
+
+def table(page: Element, classifier: str) -> dict[str, dict[str, str]]:
+    """The rows of a contest by method, their cells by column."""
+    contest = page.one("div", class_="contest", data_classifier=classifier)
+    columns = [head.text for head in contest.one("thead").one("tr").elements]
+    return {
+        row.one("code").text: dict(zip(columns, (cell.text for cell in row.elements), strict=True))
+        for row in contest.one("tbody").all("tr")
+    }
+
+
+def verdict(page: Element) -> str:
+    return page.one("header").one("p", class_="verdict").text
+
+
+def facts(page: Element) -> dict[str, str]:
+    """The counts under the verdict."""
+    listed = page.one("dl", class_="facts")
+    names, values = listed.all("dt"), listed.all("dd")
+    return {name.text: value.text for name, value in zip(names, values, strict=True)}
+
+
+def sheets(page: Element) -> list[str]:
+    """What the images of the gallery are said to show."""
+    return [image["alt"] for image in page.one("section", id="images").all("img")]
+
+
+def thumbs(page: Element) -> list[str]:
+    """Where each image of the gallery comes from."""
+    return [thumb["title"] for thumb in page.one("section", id="images").all("i")]
+
+
+def cells(element: Element) -> list[list[str]]:
+    """The texts of a table, row by row."""
+    return [[cell.text for cell in row.elements] for row in element.one("tbody").all("tr")]
+
+
+def gallery_notes(page: Element) -> list[str]:
+    return [note.text for note in page.one("div", class_="gallery").all("p", class_="quiet")]
+
+
+def test_records_become_a_page(page):
+    assert verdict(page) == "Retrieval leads generation in all 2 contests, by 15.0 points."
+    for classifier in CLASSIFIERS:
+        rows = table(page, classifier)
+        shown = {name: (row["Accuracy, %"], row["Gain, points"]) for name, row in rows.items()}
+        if classifier == "linear-probe":
+            assert shown.pop("repeat") == ("–", "–")  # it failed
+        assert list(shown) == ["find", "paint", "none"]
+        # means over seeds 0..2: 299, 239 and 199 of 400
+        for method, accuracy, gained in (("find", "74.8", "+25.0"), ("paint", "59.8", "+10.0")):
+            assert shown[method][0].startswith(f"{accuracy} [")
+            assert shown[method][1].startswith(f"{gained} [")
+        assert shown["none"][0].startswith("49.8 [") and shown["none"][1] == "the control"
+
+
+def test_everything_is_labelled_and_every_link_leads_somewhere(page):
     # a contest per classifier, the flagged pairs, one gallery
-    assert len(page.all("table")) == 2 + 1 + 1
-    assert all("alt" in image and image["alt"] for image in page.all("img"))
-    assert all(head.get("scope") for head in page.all("th"))
-    assert len(page.all("caption")) == len(page.all("table"))
-    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(page.all("table")) == len(page.all("caption")) == 2 + 1 + 1
+    assert all(image["alt"] for image in page.all("img"))
+    assert all(head["scope"] for head in page.all("th"))
+    ids = [element["id"] for element in page.all() if "id" in element.attributes]
     assert len(ids) == len(set(ids))
-    for _, attributes in page.tags:
-        if attributes.get("href", "").startswith("#"):
-            assert attributes["href"][1:] in ids
+    for attribute in ("href", "aria-labelledby"):
+        for element in page.all():
+            target = element.get(attribute) or ""
+            if target.startswith("#") or attribute != "href" and target:
+                assert target.removeprefix("#") in ids
 
 
-def test_flagged_pairs_are_shown_and_the_clean_value_beside_the_value(contest, text):
-    assert text.count("clean 74.7") == 2  # the mean of 299, 298 and 297 of 399; two classifiers
-    assert text.count("clean ") == 2  # equal values are not repeated
+def test_flagged_pairs_are_shown_and_the_clean_value_beside_the_value(contest, page):
+    for classifier in CLASSIFIERS:
+        accuracy = {name: row["Accuracy, %"] for name, row in table(page, classifier).items()}
+        assert accuracy["find"].endswith("] clean 74.7")  # the mean of 299, 298, 297 of 399
+        assert "clean" not in accuracy["paint"] + accuracy["none"]  # equal values once
     (pairs,) = flagged_pairs(read_results(contest[1])).values()
     assert pairs.total == 1 and pairs.rows[0].trials == 3  # one image, on three seeds
     assert (pairs.rows[0].image, pairs.rows[0].test_id) == ("clip-art/0", "test/0")
-    assert "1 flagged pair of an added image and a test image" in text
-    assert "<td>clip-art/0, mirrored</td>" in text
+    shown = page.one("details", class_="flagged")
+    assert shown.one("summary").text == "1 flagged pair of an added image and a test image"
+    assert cells(shown) == [
+        ["find", "clip-art/0, mirrored", "test/0", "perceptual", "2", "0.070", "0.980", "3"]
+    ]
 
 
-def test_titles_prompts_and_reasons_are_escaped(text):
-    assert "<script>alert" not in text and "&lt;script&gt;alert(1)&lt;/script&gt;" in text
-    assert "<b>circle" not in text and "&lt;b&gt;circle&lt;/b&gt;" in text
-    assert "<ValueError>" not in text
-    assert len(Page(text).all("script")) == 1
+def test_titles_prompts_and_reasons_are_escaped(page):
+    titles = [each.text for each in page.one("section", id="tables").all("span", class_="title")]
+    assert titles.count("<script>alert(1)</script>") == len(CLASSIFIERS)
+    assert "alert(1)" not in page.one("script").text  # there is one, the page's own
+    prompts = [told for told in thumbs(page) if "prompt" in told]
+    assert len(prompts) == 12 and all('a "red" <b>circle</b>' in each for each in prompts)
+    assert not [each for each in page.all("b") if each.text == "circle"]
+    assert not page.all("valueerror")
 
 
-def test_a_failed_trial_is_shown_with_its_reason(text):
-    assert "it raised &lt;ValueError&gt; &amp; stopped" in text and "(seed 1)" in text
-    assert "(1 without a score)" in text
+def test_a_failed_trial_is_shown_with_its_reason(page):
+    notes = page.one("dl", class_="notes-of")
+    assert notes.one("dt").text == "Repeated shots"
+    assert notes.one("dd").text == "failed it raised <ValueError> & stopped (seed 1)"
+    assert facts(page)["Records"] == "19 (1 without a score)"
 
 
 def test_the_same_records_give_the_same_bytes(contest, site, tmp_path):
@@ -81,22 +151,21 @@ def test_the_same_records_give_the_same_bytes(contest, site, tmp_path):
     assert first == second and set(first) == {"index.html", "records.csv", "records.json"}
 
 
-def test_the_date_is_the_newest_records_unless_it_is_given(contest, text, tmp_path):
+def test_the_date_is_the_newest_records_unless_it_is_given(contest, page, tmp_path):
     root, folder = contest
-    assert '<time datetime="2026-11-22">' in text
+    assert page.one("time")["datetime"] == "2026-11-22"
     given = build_site(folder, root, tmp_path / "b", date="2030-01-02").read_text()
-    assert '<time datetime="2030-01-02">' in given and "2026-11-22" not in given
+    assert parse(given).one("time")["datetime"] == "2030-01-02" and "2026-11-22" not in given
 
 
-def test_the_page_needs_nothing_but_itself(text):
-    page = Page(text)
-    for tag, attributes in page.tags:
-        if "src" in attributes:
-            assert attributes["src"].startswith("data:image/png;base64,"), tag
-        if "href" in attributes:
-            assert tag == "a", f"<{tag} href> would be fetched"
-        assert not any(name.startswith("on") for name in attributes)
-    (policy,) = (m for m in page.all("meta") if m.get("http-equiv") == "Content-Security-Policy")
+def test_the_page_needs_nothing_but_itself(page, text):
+    for element in page.all():
+        if "src" in element.attributes:
+            assert element["src"].startswith("data:image/png;base64,"), element.tag
+        if "href" in element.attributes:
+            assert element.tag == "a", f"<{element.tag} href> would be fetched"
+        assert not any(name.startswith("on") for name in element.attributes)
+    policy = page.one("meta", http_equiv="Content-Security-Policy")
     assert policy["content"].startswith("default-src 'none'")
     assert "@import" not in text and "url(" not in text
 
@@ -110,31 +179,23 @@ def test_the_rows_lie_beside_the_page(contest, site):
     assert table["record_id"].tolist() == records_frame(records)["record_id"].tolist()
 
 
-def test_the_gallery_shows_shots_and_what_was_added(text):
-    page = Page(text)
-    alts = [image["alt"] for image in page.all("img")]
-    assert "Real shots: red circle, 3 images" in alts
-    assert "Found in the corpus: blue square, 4 images" in alts
-    assert len(alts) == 3 * 3  # classes x (shots, find, paint)
-    told = [attributes["title"] for attributes in page.all("i")]
+def test_the_gallery_shows_shots_and_what_was_added(page):
+    assert "Real shots: red circle, 3 images" in sheets(page)
+    assert "Found in the corpus: blue square, 4 images" in sheets(page)
+    assert len(sheets(page)) == 3 * 3  # classes x (shots, find, paint)
+    told = thumbs(page)
     assert (
         told.count('generated · prompt “a "red" <b>circle</b>” · seed 5 · guidance 3 · 40 NFE')
         == 12
     )
     assert any(words.startswith("retrieved · clip-art/0 · found by") for words in told)
-    assert [words for words in told if "very near to test image test/0 (perceptual" in words] == [
-        attributes["title"] for attributes in page.all("i") if attributes.get("class") == "near"
-    ]
-    assert len(page.all("i")) == 9 + 12 + 12
+    near = [words for words in told if "very near to test image test/0 (perceptual" in words]
+    assert near == [thumb["title"] for thumb in page.all("i", class_="near")]
+    assert len(near) == 1 and len(told) == 9 + 12 + 12
 
 
-def test_sheets_hold_the_pixels_that_were_trained_on(text):
-    import base64
-
-    page = Page(text)
-    (image,) = (
-        each for each in page.all("img") if each["alt"].startswith("Found in the corpus: red")
-    )
+def test_sheets_hold_the_pixels_that_were_trained_on(page):
+    image = page.one("img", alt="Found in the corpus: red circle, 4 images")
     sheet = Image.open(io.BytesIO(base64.b64decode(image["src"].partition(",")[2])))
     assert sheet.size == (96, 64)
     pixels = np.asarray(sheet.convert("RGBA"))
@@ -143,55 +204,79 @@ def test_sheets_hold_the_pixels_that_were_trained_on(text):
     assert pixels[40, 50, 3] == 0  # no fifth image
 
 
-def test_credits_name_collections_and_licences(text):
-    assert '<a href="https://example.org/shapes" rel="noreferrer">The tests (2026)</a>' in text
-    link = '<a href="https://spdx.org/licenses/{0}.html" rel="noreferrer">{0}</a>'
-    assert f"clip-art ({link.format('CC-BY-4.0')})" in text and link.format("CC0-1.0") in text
+def test_credits_name_collections_and_licences(page):
+    credits = page.one("div", class_="gallery").all("p", class_="quiet")[-1]
+    assert credits.text == (
+        "Real images: The tests (2026), CC0-1.0. From the corpus: clip-art (CC-BY-4.0). "
+        "All reduced in size and colours."
+    )
+    assert [(link.text, link["href"], link["rel"]) for link in credits.all("a")] == [
+        ("The tests (2026)", "https://example.org/shapes", "noreferrer"),
+        ("CC0-1.0", "https://spdx.org/licenses/CC0-1.0.html", "noreferrer"),
+        ("CC-BY-4.0", "https://spdx.org/licenses/CC-BY-4.0.html", "noreferrer"),
+    ]
 
 
 def test_images_that_are_gone_are_told_and_the_rest_is_shown(contest, tmp_path):
     root, folder = contest
     for path in folder.rglob("find/*/augment/images.parquet"):
         path.write_bytes(b"x")
-    text = build(root, folder, tmp_path / "site")
-    assert "Found in the corpus: not shown:" in text and "Real shots: red circle" in text
+    page = build(root, folder, tmp_path / "site")
+    notes = [note for note in gallery_notes(page) if note.startswith("Found in the corpus")]
+    assert len(notes) == 1 and notes[0].startswith("Found in the corpus: not shown: ")
+    assert {alt.partition(":")[0] for alt in sheets(page)} == {
+        "Real shots",
+        "<script>alert(1)</script>",
+    }
 
 
 @pytest.mark.parametrize("digit", ["0", "f"])
-def test_images_of_an_older_version_are_not_shown(contest, tmp_path, text, digit):
+def test_images_of_an_older_version_are_not_shown(contest, tmp_path, page, digit):
     root, folder = contest
     old = {"method_hash": digit * 64, "record_id": digit * 64, "trial_id": digit * 64}
     write_trial(folder, root, "find", 0, 300, **old)
     for path in folder.rglob(f"find/{digit * 16}/augment/images.parquet"):
         path.write_bytes(b"x")
-    told = build(root, folder, tmp_path / "site")
-    assert "another version of the method" in told and "not shown:" not in told
-    tags = [[a["title"] for a in Page(page).all("i")] for page in (text, told)]
-    assert tags[0] == tags[1] and told.count("test/0") == text.count("test/0")
+    older = build(root, folder, tmp_path / "site")
+    told = [note.text for note in older.one("section", id="tables").all("dd")]
+    assert sum("another version of the method" in note for note in told) == 1
+    assert not any("not shown:" in note for note in gallery_notes(older))
+    assert thumbs(older) == thumbs(page)
+    assert cells(older.one("details", class_="flagged")) == cells(page.one("details"))
 
 
 def test_shots_of_other_data_are_not_shown(contest, tmp_path, change_rows):
     root, folder = contest
     change_rows(root, lambda rows: rows.reverse())
     change_rows(root, lambda rows: [row.update(id=row["id"] + "x") for row in rows])
-    text = build(root, folder, tmp_path / "site")
-    assert "draw another split" in text and "Real shots: red circle" not in text
+    page = build(root, folder, tmp_path / "site")
+    assert any("draw another split" in note for note in gallery_notes(page))
+    assert len(sheets(page)) == 2 * 3 and not any(
+        alt.startswith("Real shots") for alt in sheets(page)
+    )
 
 
 def test_methods_and_tasks_that_are_gone_keep_their_rows(contest, tmp_path):
     root, folder = contest
     (root / "methods" / "find.py").unlink()
     (root / "tasks" / "shapes.toml").unlink()
-    text = build(root, folder, tmp_path / "site")
-    assert "<code>find</code>" in text and "shapes-3shot" in text and "+25.0" in text
+    page = build(root, folder, tmp_path / "site")
+    assert page.one("div", class_="task").one("h3").text == "shapes-3shot shapes-3shot"
+    for classifier in CLASSIFIERS:
+        assert table(page, classifier)["find"]["Gain, points"].startswith("+25.0 [")
 
 
 def test_without_the_control_there_is_no_gain_and_no_contest(contest, tmp_path):
     root, folder = contest
     for path in folder.rglob("none/*/*/record.json"):
         path.unlink()
-    text = build(root, folder, tmp_path / "site")
-    assert "No gain to draw" in text and "No contest yet" in text and "74.8" in text
+    page = build(root, folder, tmp_path / "site")
+    assert verdict(page).startswith("No contest yet")
+    for classifier in CLASSIFIERS:
+        figure = page.one("figure", data_classifier=classifier)
+        assert figure.one("p").text.startswith("No gain to draw") and not figure.all("svg")
+        row = table(page, classifier)["find"]
+        assert row["Accuracy, %"].startswith("74.8 [") and row["Gain, points"] == "–"
 
 
 @pytest.mark.parametrize("missing", [True, False])
@@ -199,10 +284,12 @@ def test_without_results_the_page_says_how_to_make_some(shapes, tmp_path, missin
     folder = tmp_path / "results"
     if not missing:
         folder.mkdir()
-    text = build(shapes, folder, tmp_path / "site")
-    assert "No results yet" in text and "bench sweep" in text
+    page = build(shapes, folder, tmp_path / "site")
+    assert verdict(page).startswith("No results yet")
+    commands = page.one("section", aria_labelledby="empty-title").one("code").text
+    assert "bench sweep --methods all" in commands
     assert [path.name for path in (tmp_path / "site").iterdir()] == ["index.html"]
-    assert not Page(text).all("table") and "records.csv" not in text
+    assert not page.all("table") and not page.all("a", href="records.csv")
 
 
 def test_predictions_that_were_changed_are_refused(contest, tmp_path):
@@ -219,19 +306,20 @@ def test_a_folder_that_cannot_be_written_is_named(shapes, tmp_path):
         build(shapes, tmp_path / "results", tmp_path / "file" / "site")
 
 
-def test_the_switch_offers_what_there_is(text):
-    page = Page(text)
+def test_the_switch_offers_what_there_is(page):
     offered = [(each["name"], each["value"]) for each in page.all("input")]
     assert offered == [("classifier", "linear-probe"), ("classifier", "resnet-scratch")]
-    lone = Page(render(board(section(*BOTH, difference=gain(3, 2, 4))), (), ""))
+    lone = parse(render(board(section(*BOTH, difference=gain(3, 2, 4))), (), ""))
     assert not lone.all("form")
 
 
 @pytest.mark.parametrize("name", ["m" * 60, "prompt_simple[a=1,b=2,c=3,d=4,e=5,f=6]", "ü<&>\"'"])
 def test_odd_names_are_drawn_and_escaped(name):
     rows = (row(name, "retrieve", 9, tflops=1.0), row("g", "prompt", 6, tflops=1.0), BOTH[2])
-    text = render(board(section(*rows, difference=gain(3, 2, 4))), (), "")
-    assert Page(text).all("svg") and "<&>" not in text
+    page = parse(render(board(section(*rows, difference=gain(3, 2, 4))), (), ""))
+    assert name in table(page, "probe")
+    chart = page.one("section", id="contrast").all("svg", role="img")[0]
+    assert f"The {name} +9.0" in chart["aria-label"]
 
 
 def test_extreme_numbers_are_drawn():
@@ -241,7 +329,10 @@ def test_extreme_numbers_are_drawn():
         row("x", "oracle", 100, gain=gain(100, 100, 100), tflops=3.0),
     ]
     text = render(board(section(*rows, difference=gain(100, 100, 100))), (), "")
-    assert "−100.0" in text and "+100.0" in text and not re.search(r"\bNaN\b", text)
+    shown = table(parse(text), "probe")
+    assert shown["g"]["Gain, points"].startswith("−100.0 [")
+    assert shown["x"]["Gain, points"].startswith("+100.0 [")
+    assert not re.search(r"\bNaN\b", text)
 
 
 def test_building_the_page_imports_no_torch(contest, tmp_path):
@@ -257,15 +348,19 @@ def test_building_the_page_imports_no_torch(contest, tmp_path):
 
 
 def test_a_missing_side_is_told_on_the_page():
-    text = render(board(section(BOTH[0], BOTH[2])), (), "2026-11-22")
-    assert text.count("no diffusion method has a gain") == 2  # the headline, and under the chart
+    page = parse(render(board(section(BOTH[0], BOTH[2])), (), "2026-11-22"))
+    figure = page.one("section", id="contrast").all("figcaption")[0]
+    for told in (verdict(page), figure.text):
+        assert "no diffusion method has a gain" in told
 
 
 def test_many_classes_are_folded_away_and_very_many_left_out(contest, tmp_path, monkeypatch):
     root, folder = contest
     monkeypatch.setattr(gallery, "PER_TABLE", 1)
-    assert "<summary>2 more classes</summary>" in build(root, folder, tmp_path / "a")
+    folded = build(root, folder, tmp_path / "a").one("div", class_="gallery").one("details")
+    assert folded.one("summary").text == "2 more classes" and len(folded.all("table")) == 2
     monkeypatch.setattr(gallery, "PER_TABLE", 2)
     monkeypatch.setattr(gallery, "MAX_SHEETS", 1)
-    text = build(root, folder, tmp_path / "b")
-    assert "1 more class is not shown" in text and "Real shots: blue square" not in text
+    page = build(root, folder, tmp_path / "b")
+    assert gallery_notes(page)[0].startswith("1 more class is not shown")
+    assert sheets(page) and not any("blue square" in alt for alt in sheets(page))

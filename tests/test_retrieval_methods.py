@@ -27,7 +27,7 @@ SHOTS = fashion(ROOT)
 NAMES = [entry.name for entry in SHOTS.classes]
 PER_CLASS = 2
 
-from benchmark.entries.methods import _filters, _queries, _rounds  # noqa: E402
+from benchmark.entries.methods import _filters, _queries, _sampling  # noqa: E402
 from benchmark.entries.methods.prompt_sariyildiz import SCENES, prompts  # noqa: E402
 from benchmark.entries.methods.unguided import assigned  # noqa: E402
 
@@ -73,41 +73,43 @@ def named(name: str, **facts) -> Class:
 
 
 def test_rounds_leave_the_classes_balanced_wherever_they_end():
-    order = [label for _, label in _rounds.rounds(3, 4)]
+    order = [label for _, label in _sampling.rounds(3, 4)]
     for end in range(len(order) + 1):
         counts = np.bincount(order[:end], minlength=4)
         assert counts.max() - counts.min() <= 1
     assert np.bincount(order).tolist() == [3] * 4
 
 
-def test_requests_go_through_the_texts_of_each_class_in_turn():
+def test_prompts_of_each_class_are_cycled():
     shots = replace(SHOTS, classes=(named("hat"), named("cup")))
     texts = [["a", "b"], ["c"]]
-    prompts, labels, seeds = _rounds.requests(shots, 3, np.random.default_rng(0), texts)
+    prompts, labels, seeds = _sampling.cycle_prompts(shots, 3, np.random.default_rng(0), texts)
     assert prompts == ["a", "c", "b", "c", "a", "c"] and labels == [0, 1] * 3
     assert len(set(seeds)) == 6 and all(0 <= seed < 2**63 for seed in seeds)
-    assert _rounds.requests(shots, 1, np.random.default_rng(0))[0] == ["a hat", "a cup"]
+    assert _sampling.cycle_prompts(shots, 1, np.random.default_rng(0))[0] == ["a hat", "a cup"]
 
 
 def test_captions_match_by_whole_words_in_any_order_and_case(monkeypatch):
     monkeypatch.setattr(_queries, "BATCH", 3)  # rows count on across batches
     captions = ["Boot, ANKLE high", "ankle", "boots", None, "the dogfish", "hot_dog", "T-Shirt", ""]
     classes = [named("ankle boot"), named("pet", members=("cat", "dog")), named("t-shirt")]
-    rows = _queries.matches(captions, classes)
+    rows = _queries.caption_matches(captions, classes)
     assert [found.tolist() for found in rows] == [[0], [5], [6]]
-    assert _queries.matches(captions, [named("?")])[0].tolist() == []
-    assert _queries.matches([], classes)[0].dtype == np.int64
+    assert _queries.caption_matches(captions, [named("?")])[0].tolist() == []
+    assert _queries.caption_matches([], classes)[0].dtype == np.int64
 
 
 def test_a_caption_counts_for_every_class_it_names_and_once():
-    rows = _queries.matches(["dog and cat"], [named("pet", members=("cat", "dog")), named("dog")])
+    rows = _queries.caption_matches(
+        ["dog and cat"], [named("pet", members=("cat", "dog")), named("dog")]
+    )
     assert [found.tolist() for found in rows] == [[0], [0]]
 
 
 def test_the_ensemble_is_the_mean_over_templates_of_each_member(upstream):
     from open_clip.zero_shot_metadata import SIMPLE_IMAGENET_TEMPLATES
 
-    pet, hat = _queries.ensemble(
+    pet, hat = _queries.template_ensemble(
         upstream.encoder, [named("pet", members=("cat", "dog")), named("hat")]
     )
     assert pet.shape == (2, upstream.encoder.dim) and hat.shape == (1, upstream.encoder.dim)
@@ -116,9 +118,9 @@ def test_the_ensemble_is_the_mean_over_templates_of_each_member(upstream):
     assert torch.allclose(pet[1], dog, atol=1e-5)
 
 
-def test_confidence_sums_to_one_and_knows_its_class(upstream):
-    queries = _queries.ensemble(upstream.encoder, SHOTS.classes)
-    sure = _queries.confidence(upstream.encoder, SHOTS.images, queries)
+def test_zero_shot_probabilities_sum_to_one_and_know_their_class(upstream):
+    queries = _queries.template_ensemble(upstream.encoder, SHOTS.classes)
+    sure = _queries.zero_shot(upstream.encoder, SHOTS.images, queries)
     assert sure.shape == (10, 10) and np.allclose(sure.sum(1), 1, atol=1e-5)
     assert np.mean(sure.argmax(1) == SHOTS.labels) > 0.3  # by chance 0.1
 
@@ -164,7 +166,7 @@ def screen(upstream: Upstream, per_class: int, orders: list[list[int]], **option
     meter = Meter(budget(per_class), len(orders))
     texts = [["x"]] * len(orders)
     with upstream.metered(meter):
-        (images,) = _filters.screened(upstream, meter, found, texts, 32, **options)
+        (images,) = _filters.retrieve_filtered(upstream, meter, found, texts, 32, **options)
     assert "filter" in meter.spent()
     return images
 
@@ -231,7 +233,7 @@ def test_no_image_of_a_class_comes_twice(name, upstream):
 
 
 def test_captions_keep_the_best_share_of_the_matches(upstream):
-    matched = _queries.matches(upstream.corpus.captions, SHOTS.classes)
+    matched = _queries.caption_matches(upstream.corpus.captions, SHOTS.classes)
     for keep in (0.1, 0.3, 1.0):
         images, _ = made("retrieve_caption", upstream, per_class=10**4, keep=keep)
         expected = [np.ceil(keep * len(rows)) for rows in matched]
@@ -251,7 +253,7 @@ def test_priming_follows_the_shots_and_not_where_it_asks_the_text_alone(upstream
 
 def test_text_to_text_encodes_each_caption_once(upstream):
     _, meter = made("retrieve_balanced", upstream)
-    pools = _queries.matches(upstream.corpus.captions, SHOTS.classes)
+    pools = _queries.caption_matches(upstream.corpus.captions, SHOTS.classes)
     captions = {upstream.corpus.captions[int(row)] for row in np.concatenate(pools)}
     probe = Meter(budget(), 1)
     with upstream.metered(probe):
@@ -311,7 +313,7 @@ def test_support_sets_are_asked_for_without_and_with_the_definition(upstream):
     for label, entry in enumerate(SHOTS.classes):
         plain, defined = [told.prompt for of, told, _ in kept(images) if of == label]
         assert plain == entry.prompts[0] and defined == f"{plain}, {entry.definition}"
-    assert _queries.described(named("hat")) == [("a hat",)]
+    assert _queries.with_definitions(named("hat")) == [("a hat",)]
 
 
 def test_the_assignment_is_the_best_there_is_and_the_rest_was_outdone():
@@ -341,8 +343,8 @@ def test_unguided_images_follow_the_shots(upstream):
 
 def test_of_several_candidates_the_most_certain_is_kept(upstream):
     images, meter = made("generate_then_filter", upstream, candidates=3)
-    queries = _queries.ensemble(upstream.encoder, SHOTS.classes)
-    sure = _queries.confidence(upstream.encoder, images.pixels, queries)
+    queries = _queries.template_ensemble(upstream.encoder, SHOTS.classes)
+    sure = _queries.zero_shot(upstream.encoder, images.pixels, queries)
     own = sure[range(len(images.labels)), images.labels].reshape(PER_CLASS, 3, 10)
     taken = np.array([not why for why in images.rejected]).reshape(PER_CLASS, 3, 10)
     assert (taken.sum(1) == 1).all()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +13,7 @@ from benchmark.errors import RecordError
 from benchmark.records.record import Record
 from benchmark.schema import canonical_hash
 from benchmark.statistics import (
-    Cell,
+    ScoredRow,
     holm,
     interval,
     paired_difference,
@@ -37,7 +38,7 @@ def some_correct(seeds: int = 4, share: float = 0.6) -> np.ndarray:
 def test_what_is_always_right_has_no_interval():
     found = interval(np.ones((3, 50)))
     assert (found.value, found.low, found.high) == (1, 1, 1)
-    assert (found.n_seeds, found.n_test) == (3, 50)
+    assert (found.n_splits, found.n_test) == (3, 50)
 
 
 def test_one_seed_gives_the_binomial_interval_of_its_images():
@@ -46,7 +47,7 @@ def test_one_seed_gives_the_binomial_interval_of_its_images():
     half = 1.96 * np.sqrt(0.7 * 0.3 / 1000)
     assert found.value == pytest.approx(0.7)
     assert (found.low, found.high) == pytest.approx((0.7 - half, 0.7 + half), abs=0.003)
-    assert found.n_seeds == 1
+    assert found.n_splits == 1
 
 
 def test_seeds_that_agree_on_no_image_widen_the_interval():
@@ -60,7 +61,7 @@ def test_seeds_that_agree_on_no_image_widen_the_interval():
 def test_the_variance_is_that_of_seeds_plus_that_of_images():
     """Additive effects without interaction: the two bootstrap variances add up."""
     seeds, images = RNG.normal(0, 1, (8, 1)), RNG.normal(0, 5, (1, 300))
-    resampled = core.over_seeds(
+    resampled = core.over_splits(
         core.image_bootstrap(seeds + images, [np.arange(300)], 20_000, 0), range(8), 0
     )
     expected = seeds.var() / 8 + images.var() / 300
@@ -81,13 +82,14 @@ def test_a_class_that_is_not_drawn_is_left_out_of_a_resample():
     assert (found.low, found.high) == (1, 1)
 
 
-def test_the_mean_per_class_follows_its_definition_in_every_resample(monkeypatch):
-    correct, strata = some_correct(), core.strata_of(some_correct(), LABELS, "mean_per_class")
-    drawn = core._draw(6, len(LABELS), np.random.default_rng(3))
-    monkeypatch.setattr(core, "_draw", lambda *_: drawn)
-    found = core.image_bootstrap(correct, strata, 6, 0)
-    for resample, weights in enumerate(drawn):
-        rows = np.repeat(np.arange(len(LABELS)), weights.astype(int))
+def test_the_mean_per_class_follows_its_definition_in_every_resample():
+    correct, n = some_correct(), len(LABELS)
+    found = core.image_bootstrap(correct, core.strata_of(correct, LABELS, "mean_per_class"), 6, 0)
+    # where one image alone is right, its accuracy is the share of the resample that it is
+    shares = core.image_bootstrap(np.eye(n), core.strata_of(np.eye(n), None, "top1"), 6, 0)
+    for resample, share in enumerate(shares):
+        rows = np.repeat(np.arange(n), (share * n).round().astype(int))
+        assert len(rows) == n
         for seed in range(len(correct)):
             table = pd.DataFrame({"label": LABELS[rows], "correct": correct[seed, rows]})
             expected = table.groupby("label")["correct"].mean().mean()
@@ -95,13 +97,21 @@ def test_the_mean_per_class_follows_its_definition_in_every_resample(monkeypatch
 
 
 def test_memory_is_bounded_and_the_chunks_do_not_show(monkeypatch):
-    whole = interval(some_correct())
-    sizes = []
-    draw = core._draw
-    monkeypatch.setattr(core, "_CHUNK", 7 * len(LABELS))
-    monkeypatch.setattr(core, "_draw", lambda n, *rest: sizes.append(n) or draw(n, *rest))
-    chunked = interval(some_correct())
-    assert max(sizes[:-1]) == 7 and sum(sizes[:-1]) == core.RESAMPLES  # the last are seeds
+    correct = some_correct()
+    arguments = correct, core.strata_of(correct, None, "top1"), core.RESAMPLES, 0
+
+    def peak():
+        tracemalloc.start()
+        try:
+            core.image_bootstrap(*arguments)
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    whole, memory = interval(correct), peak()
+    monkeypatch.setattr(core, "CHUNK", 7 * len(LABELS))
+    chunked = interval(correct)
+    assert peak() < memory / 5
     assert (chunked.low, chunked.high) == pytest.approx((whole.low, whole.high), abs=0.01)
 
 
@@ -179,14 +189,14 @@ def test_nominal_95_percent_intervals_cover_the_true_gain(sd_seed):
     assert 0.85 <= covered / 200 <= 0.995
 
 
-# --- tests over seeds -------------------------------------------------------------------------
+# --- tests over splits -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("n_seeds", [1, 2, 5, 8])
-def test_gains_of_one_sign_reach_the_smallest_p(n_seeds):
-    found = paired_test(np.linspace(0.01, 0.02, n_seeds))
-    assert found.p_value == found.smallest_p == 2.0 ** (1 - n_seeds)
-    assert found.n_seeds == n_seeds
+@pytest.mark.parametrize("n_splits", [1, 2, 5, 8])
+def test_gains_of_one_sign_reach_the_smallest_p(n_splits):
+    found = paired_test(np.linspace(0.01, 0.02, n_splits))
+    assert found.p_value == found.smallest_p == 2.0 ** (1 - n_splits)
+    assert found.n_splits == n_splits
 
 
 def test_the_sign_flip_test_counts_signs_at_least_as_extreme():
@@ -194,7 +204,7 @@ def test_the_sign_flip_test_counts_signs_at_least_as_extreme():
     assert paired_test([-1, 2, 3]).p_value == pytest.approx(4 / 8)
 
 
-def test_many_seeds_are_tested_with_random_signs():
+def test_many_splits_are_tested_with_random_signs():
     gains = np.random.default_rng(0).normal(0.1, 1, 20)
     found, again = paired_test(gains), paired_test(gains)
     assert found == again and found.smallest_p == 2.0**-19
@@ -209,7 +219,7 @@ def test_no_difference_is_no_evidence():
     assert paired_test([0.0, 0.0, 0.0]).p_value == 1
 
 
-def test_a_test_needs_a_seed():
+def test_a_test_needs_a_split():
     with pytest.raises(ValueError, match="S >= 1"):
         paired_test([])
 
@@ -224,17 +234,17 @@ def test_holm_follows_its_steps():
 # --- lines ------------------------------------------------------------------------------------
 
 
-def cell(method="none", seed=0, share=0.5, control="none", **changes) -> Cell:
-    """A cell of the task toy-1shot whose control is the method ``control`` of the same seed."""
-    rng = np.random.default_rng([seed, len(method)])
+def cell(method="none", split=0, share=0.5, control="none", **changes) -> ScoredRow:
+    """A cell of the task toy-1shot whose control is the method ``control`` of the same split."""
+    rng = np.random.default_rng([split, len(method)])
     predictions = np.where(rng.random(len(LABELS)) < share, LABELS, (LABELS + 1) % 3)
     correct = int((predictions == LABELS).sum())
     versions = [changes.get(key, "") for key in ("method_hash", "task_hash", "created")]
-    name = [method, seed, changes.get("budget", "S"), *versions]
+    name = [method, split, changes.get("budget", "S"), *versions, changes.get("draw", 0)]
     values = {
         "record_id": canonical_hash(name),
         "trial_id": canonical_hash([name, "trial"]),
-        "control_id": canonical_hash([control, seed, *name[2:]]),
+        "control_id": canonical_hash([control, split, *name[2:-1], 0]),
         "status": "ok",
         "task": "toy-1shot",
         "method": method,
@@ -244,7 +254,11 @@ def cell(method="none", seed=0, share=0.5, control="none", **changes) -> Cell:
         "upstream": "toy",
         "budget": "S",
         "classifier": "probe",
-        "seed": seed,
+        "split": split,
+        "draw": 0,
+        "training": 0,
+        "images_id": canonical_hash([name, "images"]),
+        "compute_cap": 5,
         "shots": 1,
         "n_classes": 3,
         "metric": "top1",
@@ -252,10 +266,8 @@ def cell(method="none", seed=0, share=0.5, control="none", **changes) -> Cell:
         "n_correct": correct,
         "value": correct / len(LABELS),
         "images_per_class_cap": 10,
-        "tflops": 2.0 + seed,
+        "tflops": 2.0 + split,
         "tflops_cap": 30,
-        "nfe_cap": 40,
-        "seconds_cap": 600,
         "predictions_hash": "7" * 64,
         "created": "2026-01-01T00:00:00+00:00",
         "environment": {
@@ -271,12 +283,12 @@ def cell(method="none", seed=0, share=0.5, control="none", **changes) -> Cell:
     values |= {f"{part}_hash": "1" * 64 for part in hashes} | changes
     if values["metric"] == "mean_per_class":
         values["value"] = 0.5
-    return Cell(Record(**values), IDS, LABELS, predictions)
+    return ScoredRow(Record(**values), IDS, LABELS, predictions)
 
 
-def contest(seeds: int = 5) -> list[Cell]:
+def contest(splits: int = 5) -> list[ScoredRow]:
     shares = {"none": 0.5, "better": 0.7, "best": 0.95}
-    return [cell(name, seed, share) for name, share in shares.items() for seed in range(seeds)]
+    return [cell(name, split, share) for name, share in shares.items() for split in range(splits)]
 
 
 def lines_of(cells, **options):
@@ -290,7 +302,7 @@ def test_a_contest_becomes_one_line_per_method():
     best, none = lines["best"], lines["none"]
     assert best.accuracy.value == pytest.approx(np.mean([row.value for row in best.records]))
     assert best.gain.value == pytest.approx(best.accuracy.value - none.accuracy.value)
-    assert best.gain.low > 0 and best.gain.n_seeds == 5
+    assert best.gain.low > 0 and best.gain.n_splits == 5
     assert best.tflops == pytest.approx(4.0)
     assert best.test.p_value == best.test.smallest_p == 0.0625
     assert best.p_holm == 0.125  # of two methods
@@ -323,20 +335,20 @@ def test_a_line_does_not_depend_on_the_others_or_on_their_order():
 def test_a_missing_control_leaves_no_gain():
     lines, _ = lines_of([c for c in contest() if c.record.method != "none"])
     assert lines["best"].gain is None and lines["best"].rank is None
-    assert lines["best"].accuracy.n_seeds == 5
+    assert lines["best"].accuracy.n_splits == 5
 
 
-def test_gains_count_the_seeds_that_have_a_control():
-    cells = [c for c in contest() if c.record.method != "none" or c.record.seed < 2]
+def test_gains_count_the_splits_that_have_a_control():
+    cells = [c for c in contest() if c.record.method != "none" or c.record.split < 2]
     best = lines_of(cells)[0]["best"]
-    assert (best.accuracy.n_seeds, best.gain.n_seeds, best.test.n_seeds) == (5, 2, 2)
+    assert (best.accuracy.n_splits, best.gain.n_splits, best.test.n_splits) == (5, 2, 2)
 
 
 def test_failed_and_skipped_rows_are_told_with_their_reasons():
     failed = cell("best", 9, status="failed", reason="it broke", value=None)
     skipped = cell("best", 8, status="skipped", reason="no reserve", value=None)
     lines, left_out = lines_of([*contest(), failed, skipped])
-    assert lines["best"].accuracy.n_seeds == 5
+    assert lines["best"].accuracy.n_splits == 5
     assert [reason for _, reason in left_out] == ["failed: it broke", "skipped: no reserve"]
 
 
@@ -362,7 +374,7 @@ def test_the_metric_of_the_task_is_used():
 def test_versions_of_a_method_are_never_mixed():
     old = [cell("best", s, method_hash="2" * 64, control_id="9" * 64) for s in (5, 6)]
     lines, left_out = lines_of([*contest(), *old])
-    assert [row.seed for row in lines["best"].records] == [0, 1, 2, 3, 4]
+    assert [row.split for row in lines["best"].records] == [0, 1, 2, 3, 4]
     assert {reason for _, reason in left_out} == {"another version of the method"}
     renewed = [cell("best", s, method_hash="2" * 64, created="2027") for s in range(5)]
     lines, left_out = lines_of([*contest(), *renewed])
@@ -380,7 +392,7 @@ def test_a_lone_row_of_another_task_version_does_not_displace_the_contest():
 def test_a_trial_made_twice_counts_once():
     again = cell("best", 0, 0.9, created="2027", control_id="9" * 64)
     lines, left_out = lines_of([*contest(), again])
-    assert lines["best"].accuracy.n_seeds == 5
+    assert lines["best"].accuracy.n_splits == 5
     assert [(row.created, why) for row, why in left_out] == [
         ("2026-01-01T00:00:00+00:00", "a newer row of the same trial")
     ]
@@ -395,9 +407,9 @@ def test_test_images_may_come_in_any_order():
     assert summarise(cells[:5] + turned[5:], resamples=50) == summarise(cells, resamples=50)
 
 
-def attacked(method: str, seed: int, **changes) -> list[Cell]:
+def attacked(method: str, split: int, **changes) -> list[ScoredRow]:
     return [
-        replace(c, **changes) if (c.record.method, c.record.seed) == (method, seed) else c
+        replace(c, **changes) if (c.record.method, c.record.split) == (method, split) else c
         for c in contest()
     ]
 
@@ -417,39 +429,67 @@ def attacked(method: str, seed: int, **changes) -> list[Cell]:
 def test_predictions_that_cannot_be_paired_are_refused(changes, words, method):
     with pytest.raises(RecordError) as caught:
         summarise(attacked(method, 3, **changes), resamples=20)
-    for word in [*words, "toy-1shot", "seed 3", method]:
+    for word in [*words, "toy-1shot", "split 3", method]:
         assert word in str(caught.value)
 
 
-def test_a_control_of_another_seed_is_refused():
+def test_a_control_of_another_split_is_refused():
     wrong = cell("worse", 1, control_id=cell("none", 0).record.record_id)
-    with pytest.raises(RecordError, match="'worse' names a control of another seed, 0"):
+    with pytest.raises(RecordError, match="'worse' names a control of another split, 0"):
         summarise([*contest(), wrong], resamples=20)
 
 
-def test_two_methods_are_compared_over_the_seeds_they_share():
-    cells = [c for c in contest() if c.record.method != "better" or c.record.seed > 1]
+def test_two_methods_are_compared_over_the_splits_they_share():
+    cells = [c for c in contest() if c.record.method != "better" or c.record.split > 1]
     lines, _ = lines_of(cells)
     found = paired_difference(cells, lines["best"], lines["better"], resamples=500)
     expected = [
         cell("best", s, 0.95).record.value - cell("better", s, 0.7).record.value for s in (2, 3, 4)
     ]
-    assert found.value == pytest.approx(np.mean(expected)) and found.n_seeds == 3
+    assert found.value == pytest.approx(np.mean(expected)) and found.n_splits == 3
     assert found.low > 0
     same = paired_difference(cells, lines["best"], lines["best"], resamples=500)
     assert (same.value, same.low, same.high) == (0, 0, 0)
 
 
-def test_methods_without_a_common_seed_are_not_compared():
-    cells = [c for c in contest(2) if (c.record.method == "best") == (c.record.seed == 1)]
+def test_methods_without_a_common_split_are_not_compared():
+    cells = [c for c in contest(2) if (c.record.method == "best") == (c.record.split == 1)]
     lines, _ = lines_of(cells)
     assert paired_difference(cells, lines["best"], lines["none"]) is None
+
+
+def test_draws_and_trainings_of_a_split_are_averaged():
+    """Two draws of split 0 weigh as much as the one of split 1."""
+    rows = [cell("best", 0, 0.9), cell("best", 0, 0.3, draw=1), cell("best", 1, 0.6)]
+    (line,) = summarise(rows, resamples=100).lines
+    values = [item.record.value for item in rows]
+    expected = np.mean([np.mean(values[:2]), values[2]])
+    assert line.accuracy.value == pytest.approx(expected) and line.accuracy.n_splits == 2
+    assert [record.seeds for record in line.records] == [(0, 0, 0), (0, 1, 0), (1, 0, 0)]
+
+
+def test_a_draw_is_paired_with_the_control_of_its_split():
+    cells = [cell("none", 0), cell("best", 0, 0.9), cell("best", 0, 0.8, draw=1)]
+    best = lines_of(cells)[0]["best"]
+    values = [item.record.value for item in cells]
+    assert best.gain.value == pytest.approx(np.mean(values[1:]) - values[0])
+    assert best.gain.n_splits == 1
+
+
+def test_rows_of_an_older_protocol_count_only_where_there_are_no_newer_ones():
+    old = [cell(method, split, protocol_version=2, created="2027") for method in ("none", "best")
+           for split in range(5)]  # fmt: skip
+    lines, left_out = lines_of([*old, *contest(2)])
+    assert lines["best"].accuracy.n_splits == 2 and len(left_out) == len(old)
+    assert {why for _, why in left_out} == {"another version of the task or protocol"}
+    lines, left_out = lines_of(old)
+    assert lines["best"].accuracy.n_splits == 5 and not left_out
 
 
 def test_a_prediction_table_is_a_cell():
     one = cell()
     table = pd.DataFrame({"id": IDS, "label": LABELS, "prediction": one.predictions})
-    made = Cell.of(one.record, table)
+    made = ScoredRow.of(one.record, table)
     assert summarise([made], resamples=20) == summarise([one], resamples=20)
 
 

@@ -22,7 +22,7 @@ from benchmark.upstream import open_upstream
 from benchmark.upstream.adapters import (
     UNET_ATTENTION,
     lora,
-    pseudo_words,
+    placeholder_embeddings,
     rare_words,
     unfrozen,
 )
@@ -65,15 +65,15 @@ def one(loss: Callable[[], Tensor]) -> Callable[[], Iterator[Tensor]]:
 STEP = 2 * 2 * 8 * 16 * 4 / 1e12
 
 
-@pytest.mark.parametrize("spare", [0, 3])
+@pytest.mark.parametrize("reserved", [0, 3])
 @pytest.mark.parametrize("extra", [0.01, 0.5, 0.99])
 @pytest.mark.parametrize("steps", [1, 2, 3, 7, 49, 100])
-def test_as_many_steps_as_the_budget_holds(steps, extra, spare):
-    line = Line(tflops=(steps + extra + spare) * STEP)
-    assert line.train(steps=1000, spare=spare * STEP) == steps
+def test_as_many_steps_as_the_budget_holds(steps, extra, reserved):
+    line = Line(tflops=(steps + extra + reserved) * STEP)
+    assert line.train(steps=1000, reserve_tflops=reserved * STEP) == steps
     assert line.meter.total().tflops == pytest.approx(steps * STEP)
     assert set(line.meter.spent()) == {"fit"}
-    assert line.meter.tflops_left >= spare * STEP * (1 - 1e-9)
+    assert line.meter.tflops_left >= reserved * STEP * (1 - 1e-9)
 
 
 def test_no_more_steps_than_are_asked_for():
@@ -88,9 +88,14 @@ def test_what_was_spent_before_is_gone():
         line.train(steps=1)
 
 
-def test_the_first_step_is_taken_even_from_what_is_to_be_left():
+def test_the_first_step_is_taken_even_from_what_is_reserved():
     line = Line(tflops=3 * STEP)
-    assert line.train(spare=10 * STEP) == 1
+    assert line.train(reserve_tflops=10 * STEP) == 1
+
+
+@pytest.mark.parametrize("reserved", [0.0, 5.0, np.inf])
+def test_without_a_cap_all_steps_are_taken(reserved):
+    assert Line(tflops=np.inf).train(steps=5, reserve_tflops=reserved) == 5
 
 
 def test_a_budget_that_holds_no_step_stops_before_it():
@@ -224,7 +229,7 @@ def generator(root) -> Generator:
 @pytest.fixture(scope="module")
 def shots(root) -> Shots:
     task = load_registry(root).task("fashion-5shot")
-    return load_split(task, 0, root).as_shots(with_reserve=True)
+    return load_split(task, 0, root).as_shots(with_unused=True)
 
 
 def examples(generator: Generator, images: Shots, per_class: int) -> Examples:
@@ -237,17 +242,17 @@ def examples(generator: Generator, images: Shots, per_class: int) -> Examples:
 @contextmanager
 def by_words(generator: Generator) -> Iterator[tuple[list[Tensor], Condition]]:
     words = rare_words(generator.pipeline, 2)
-    with pseudo_words(generator.pipeline, words, ["a"] * 2) as vectors:
+    with placeholder_embeddings(generator.pipeline, words, ["a"] * 2) as embeddings:
         yield (
-            vectors,
+            embeddings,
             lambda labels: generator.condition([f"a photo of {words[k]}" for k in labels]),
         )
 
 
 @contextmanager
 def by_conditioning(generator: Generator) -> Iterator[tuple[list[Tensor], Condition]]:
-    told = generator.condition(["a photo"] * 2).trained()
-    yield told.tensors(), told.rows
+    conditioning = generator.condition(["a photo"] * 2).trainable()
+    yield conditioning.tensors(), conditioning.rows
 
 
 @contextmanager
@@ -297,7 +302,7 @@ def preference(generator: Generator, held_out: Examples, condition: Condition) -
     ],
 )
 def test_a_few_shots_teach_which_condition_is_which_class(generator, shots, adapted, lr, steps):
-    seen, held_out = examples(generator, shots, 5), examples(generator, shots.reserve, 12)
+    seen, held_out = examples(generator, shots, 5), examples(generator, shots.unused, 12)
     rng, meter = np.random.default_rng(0), Meter(budget(), 2)
     batches = seen.batches(4, rng)
     with adapted(generator) as (weights, condition):

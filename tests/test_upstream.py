@@ -14,7 +14,6 @@ import torch
 from PIL import Image
 
 from benchmark.errors import BudgetStop, ConfigError, DataError, MethodError
-from benchmark.images import decode
 from benchmark.meter import Meter
 from benchmark.upstream import Neighbours, Upstream, open_upstream
 from benchmark.upstream.encoder import Encoder

@@ -8,7 +8,7 @@ is fitted never meets the test images: they are read here, once, when all is cho
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -17,11 +17,11 @@ import torch
 
 from benchmark.classify import finetune, probe, scratch
 from benchmark.classify._batches import Data, Labelled, Mix
-from benchmark.classify._training import Fitted, Progress
+from benchmark.classify._training import Fitted
 from benchmark.data.split import Split
 from benchmark.labels import primary
 from benchmark.protocol import ClassifierSpec, FinetuneSpec, ProbeSpec, ScratchSpec
-from benchmark.upstream import Upstream
+from benchmark.upstream import Progress, Upstream
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def train(
     upstream: Upstream,
     seed: int,
     device: str,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Progress | None = None,
     mix: Mix | None = None,
 ) -> Evaluation:
     """Fits one classifier to the shots and the added images, then reads the test split once.

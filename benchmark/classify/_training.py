@@ -20,8 +20,7 @@ from benchmark.classify._batches import (
 )
 from benchmark.classify._loss import target_loss
 from benchmark.protocol import Recipe
-
-Progress = Callable[[str, int, int], None]
+from benchmark.upstream import Progress
 
 # Share of the steps over which the learning rate rises linearly, before it falls as a cosine.
 WARM_UP = 0.2

@@ -11,10 +11,10 @@ from timm.data.config import resolve_model_data_config
 from torch import nn
 
 from benchmark.classify._batches import Data
-from benchmark.classify._training import Fitted, Normalise, Progress, fit_network
+from benchmark.classify._training import Fitted, Normalise, fit_network
 from benchmark.errors import ConfigError, DataError
 from benchmark.protocol import FinetuneSpec
-from benchmark.upstream import Upstream
+from benchmark.upstream import Progress, Upstream
 from benchmark.upstream.loading import loading
 
 TIMM = "timm:"

@@ -1,4 +1,5 @@
-"""The command line: ``bench list | show | run | sweep | site | pack | validate | docs | doctor``.
+"""The command line: ``bench list | show | run | sweep | new | check | site | pack | validate |
+docs | doctor``.
 
 Results go to stdout, progress to stderr. Exit codes: 0 done, 1 a trial failed, 2 wrong usage or
 declaration, 130 interrupted. Heavy packages are imported inside the commands that need them.
@@ -12,7 +13,7 @@ from typing import Annotated
 import typer
 
 from benchmark import __version__
-from benchmark.cli import docs, doctor, entries, run, site, submit
+from benchmark.cli import check, docs, doctor, entries, new, run, site, submit
 from benchmark.errors import BenchError
 
 app = typer.Typer(
@@ -27,6 +28,8 @@ app.command("list")(entries.list_)
 app.command()(entries.show)
 app.command()(run.run)
 app.command()(run.sweep)
+app.add_typer(new.app)
+app.command()(check.check)
 app.command()(site.site)
 app.command()(submit.pack)
 app.command()(submit.validate)
@@ -36,7 +39,7 @@ app.add_typer(docs.app)
 
 @app.callback(invoke_without_command=True)
 def _top(
-    version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
 ) -> None:
     if version:
         typer.echo(f"augbench {__version__}")
@@ -44,8 +47,8 @@ def _top(
 
 
 def main() -> None:
-    """The console script: one message and an exit code instead of a traceback, where the fault
-    is one the user can mend."""
+    """The console script: one message and an exit code instead of a traceback, where it
+    is an error the user can fix."""
     try:
         app(standalone_mode=True)
     except BenchError as error:

@@ -1,4 +1,4 @@
-"""What several commands take: options, names separated by commas, seeds, folders."""
+"""What several commands take: names separated by commas, seeds, devices, folders."""
 
 from __future__ import annotations
 
@@ -12,8 +12,20 @@ from benchmark.home import find_root, results_folder
 from benchmark.protocol import Protocol, load_protocol
 from benchmark.registry import Registry, load_registry
 
+
+def _device(device: str) -> str:
+    """Refuses what torch cannot mean, before anything is loaded; whether this machine has it, the
+    workers see."""
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", device):
+        raise typer.BadParameter(f"{device!r}: give auto, cpu, cuda, cuda:N such as cuda:0, or mps")
+    return device
+
+
+COSTS = Path("docs/costs.json")  # what methods were counted to cost, in the root
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable output on stdout.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
+Device = Annotated[
+    str, typer.Option(help="One of auto, cpu, cuda, cuda:N and mps.", callback=_device)
+]
 Folders = Annotated[
     list[Path] | None,
     typer.Argument(
@@ -46,7 +58,9 @@ def parse_seeds(option: str, text: str) -> list[int]:
         seeds = []
     if not seeds or min(seeds) < 0 or len(set(seeds)) != len(seeds):
         raise typer.BadParameter(
-            f"{option} {text!r}: give a count such as 5, or a list such as 0,1,7"
+            f"{text!r}: give a count such as '5' (the seeds 0 to 4), distinct seeds such as "
+            "'0,1,7', or one seed as '7,'",
+            param_hint=repr(option),
         )
     return seeds
 
@@ -68,4 +82,7 @@ def chosen_folders(given: list[Path] | None, root: Path) -> list[Path]:
 def need_folder(folder: Path) -> None:
     """Raises ``typer.BadParameter`` where there is no such folder."""
     if not folder.is_dir():
-        raise typer.BadParameter(f"{folder}: no such folder")
+        why = "it is a file" if folder.exists() else "no such folder"
+        raise typer.BadParameter(
+            f"{str(folder)!r}: {why}; give a folder of results, such as results, or a submission"
+        )

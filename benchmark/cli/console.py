@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -37,7 +38,11 @@ class _Rate(ProgressColumn):
 
 
 class ProgressListener:
-    """Bars on a terminal; one line per finished row elsewhere (cluster logs)."""
+    """Bars on a terminal; one line per finished row elsewhere (cluster logs).
+
+    The time that is left is the mean over the stages that have ended (images made, a classifier
+    trained), since all was loaded, times the stages that are left.
+    """
 
     def __init__(self, quiet: bool = False) -> None:
         self.quiet = quiet
@@ -48,12 +53,17 @@ class ProgressListener:
             MofNCompleteColumn(),
             _Rate(),
             TimeElapsedColumn(),
+            TextColumn("{task.fields[left]}"),
             console=err,
             transient=True,
         )
-        self.whole: TaskID | None = None
+        self.rows: TaskID | None = None
+        self.total = self.done = self.stages = 0
+        self.since = time.monotonic()
+        self.left = ""
+        self.load: TaskID | None = None
         self.lines: dict[int, tuple[str, TaskID]] = {}
-        self.told: dict[int, float] = {}
+        self.logged: dict[int, float] = {}
 
     def __enter__(self) -> ProgressListener:
         if self.live:
@@ -65,47 +75,80 @@ class ProgressListener:
             self.bars.stop()
 
     def planned(self, total: int, found: int) -> None:
-        """See ``runner.Listener``."""
-        self.whole = self.bars.add_task("[bold]records", total=total, completed=found)
-        if not self.live and not self.quiet:
-            err.print(f"{total} records planned, {found} found", highlight=False)
+        """See ``benchmark.run.scheduler.Listener``; so do the next ones."""
+        self.total, self.done = total, found
+        self.rows = self._bar("[bold]records", total, found)
+        self._log(f"{total} records planned, {found} found")
+
+    def loading(self, what: str) -> None:
+        """One line, which goes away on a terminal."""
+        if self.load is not None:
+            self.bars.remove_task(self.load)
+        self.load = self._bar(f"loading {what}", None) if what else None
+        self.since = time.monotonic()
+        if what:
+            self._log(f"loading {what}")
+
+    def ended(self, left: int) -> None:
+        """What is left, from what the stages so far took."""
+        self.stages += 1
+        seconds = (time.monotonic() - self.since) / self.stages * left
+        self.left = f"about {_duration(seconds)} left" if left else ""
+        if self.rows is not None:
+            self.bars.update(self.rows, left=self.left)
 
     def progress(self, worker: int, label: str, what: str, done: int, total: int) -> None:
-        """See ``runner.Listener``."""
+        """A bar for each worker; in a log every 30 seconds, so that it shows that it lives."""
         text = f"{what}: {label}"
         if not self.live:
-            self._log(worker, text, done, total)
+            now = time.monotonic()
+            if now - self.logged.setdefault(worker, now) > 30:
+                self.logged[worker] = now
+                self._log(f"{text}: {done}/{total}")
             return
         shown, bar = self.lines.get(worker, ("", TaskID(-1)))
         if shown != text:
             if shown:
                 self.bars.remove_task(bar)
-            bar = self.bars.add_task(text, total=total)
+            bar = self._bar(text, total)
             self.lines[worker] = (text, bar)
         self.bars.update(bar, completed=done, total=total)
 
-    def _log(self, worker: int, text: str, done: int, total: int) -> None:
-        """Every 30 seconds, so that a log shows that it lives."""
-        now = time.monotonic()
-        if not self.quiet and now - self.told.setdefault(worker, now) > 30:
-            self.told[worker] = now
-            err.print(f"{text}: {done}/{total}", highlight=False)
-
     def finished(self, record: Record) -> None:
-        """See ``runner.Listener``."""
-        if self.whole is not None:
-            self.bars.advance(self.whole)
+        """One line for each row."""
+        self.done += 1
+        if self.rows is not None:
+            self.bars.advance(self.rows)
         if self.quiet:
             return
         name = f"{record.task} · {record.method} · {record.classifier} · split {record.split}"
-        if record.value is not None:
-            clean = ""
-            if record.flagged_pairs:
-                value = record.value_clean
-                clean = (
-                    " (no clean test image)" if value is None else f" (clean {100 * value:.1f} %)"
-                )
-            err.print(f"[green]✓[/] {name}: {100 * record.value:.1f} %{clean}", highlight=False)
-        else:
-            err.print(f"[red]✗[/] {name}: {record.status}: ", end="", highlight=False)
+        if record.value is None:
+            err.print(f"[red]✗[/] {escape(name)}: {record.status}: ", end="", highlight=False)
             err.print(record.reason, markup=False, highlight=False)
+            return
+        line = f"{escape(name)}: {100 * record.value:.1f} %{_clean(record)}"
+        so_far = "" if self.live else f" ({self.done}/{self.total})"
+        left = f", {self.left}" if self.left and not self.live else ""
+        err.print(f"[green]✓[/] {line}{so_far}{left}", highlight=False)
+
+    def _bar(self, text: str, total: int | None, done: int = 0) -> TaskID:
+        return self.bars.add_task(text, total=total, completed=done, left="")
+
+    def _log(self, text: str) -> None:
+        if not self.live and not self.quiet:
+            err.print(text, highlight=False, markup=False)
+
+
+def _clean(record: Record) -> str:
+    """The value on the clean test images, where some are flagged."""
+    if not record.flagged_pairs:
+        return ""
+    value = record.value_clean
+    return " (no clean test image)" if value is None else f" (clean {100 * value:.1f} %)"
+
+
+def _duration(seconds: float) -> str:
+    """Roughly, as an estimate deserves: ``40 s``, ``12 min``, ``3.5 h``."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

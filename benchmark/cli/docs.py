@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from benchmark.cli.arguments import Folders, chosen_folders, split_names
+from benchmark.cli.arguments import COSTS, Device, Folders, chosen_folders, split_names
 from benchmark.errors import ConfigError
 from benchmark.home import find_root, is_packaged
 
@@ -19,8 +19,7 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="markdown",
 )
-Out = Annotated[Path | None, typer.Option(help="File (default: docs/methods.md in the root).")]
-COSTS = Path("docs/costs.json")
+Out = Annotated[Path | None, typer.Option(help="File [default: docs/methods.md in the root].")]
 
 
 @app.command()
@@ -41,7 +40,7 @@ def methods(out: Out = None) -> None:
 @app.command()
 def costs(
     methods: Annotated[str, typer.Option(help="Names separated by commas, or 'all'.")] = "all",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "cpu",
+    device: Device = "cpu",
 ) -> None:
     """Count what methods spend, in the cell that docs/costs.json names; the same command again
     finishes what is missing."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -12,59 +11,30 @@ from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Literal
 
-import typer
-
 from benchmark.cli.arguments import Json
+from benchmark.cli.checks import Check, report
 from benchmark.errors import BenchError
-from benchmark.home import cache_folder, find_root, is_packaged, results_folder
-from benchmark.protocol import load_protocol
+from benchmark.home import PROTOCOL_FILE, cache_folder, find_root, is_packaged, results_folder
+from benchmark.protocol import UpstreamSpec, load_protocol
 from benchmark.records.environment import package_versions
 from benchmark.registry import load_registry
-from benchmark.upstream.hashes import upstream_hash
+from benchmark.upstream.hashes import HUB_ENCODER, local_path, upstream_hash
 
 _MIN_FREE_GB = 1.0
 
 
-@dataclass(frozen=True)
-class Check:
-    """One line of the report; ``wrong`` means that trials cannot run."""
-
-    subject: str
-    status: Literal["ok", "note", "wrong"]
-    finding: str
-
-
 def doctor(as_json: Json = False) -> None:
-    """Check packages, devices, faiss, entries, disk; exit code 1 if trials cannot run."""
-    checks = examine()
-    if as_json:
-        typer.echo(json.dumps([vars(check) for check in checks], indent=1))
-    else:
-        report(checks)
-    if any(check.status == "wrong" for check in checks):
-        raise typer.Exit(1)
+    """Check packages, devices, faiss, entries, models, data, disk; exit code 1 if trials cannot
+    run."""
+    report(examine(), as_json)
 
 
 def examine() -> list[Check]:
     """Every check, in order; one that raises is reported as wrong and the rest go on."""
     checks: list[Check] = []
-    for part in (_root, _entries, _upstreams, _packages, _devices, _faiss, _folders, _browser):
+    for part in _PARTS:
         checks += _guarded(part)
     return checks
-
-
-def report(checks: list[Check]) -> None:
-    """Prints the checks as a table."""
-    from rich.table import Table
-    from rich.text import Text
-
-    from benchmark.cli.console import out
-
-    marks = {"ok": "[green]✓[/]", "note": "[yellow]•[/]", "wrong": "[red]✗[/]"}
-    table = Table(box=None, show_header=False)
-    for check in checks:
-        table.add_row(marks[check.status], check.subject, Text(check.finding))
-    out.print(table)
 
 
 def _guarded(part: Callable[[], Iterator[Check]]) -> list[Check]:
@@ -88,13 +58,89 @@ def _entries() -> Iterator[Check]:
     found = f"{len(registry.tasks)} tasks, {len(registry.methods)} methods"
     yield Check("entries", "ok", found)
     for entry in registry.broken:
-        yield Check("entries", "wrong", f"{entry.kind} {entry.name} is broken: {entry.reason}")
+        what = f"{entry.kind} {entry.name} is broken: {entry.reason}"
+        yield Check("entries", "wrong", what, f"mend {entry.path}")
 
 
 def _upstreams() -> Iterator[Check]:
+    """Each by itself: one that is broken hides no other."""
     root = find_root()
     for name, spec in load_protocol(root).upstream.items():
-        yield Check("upstream", "ok", f"{name}: {upstream_hash(spec, root)[:12]}, files readable")
+        try:
+            digest = upstream_hash(spec, root)[:12]
+        except BenchError as error:
+            remedy = f"mend [upstream.{name}] in {root / PROTOCOL_FILE}"
+            yield Check(f"upstream {name}", "wrong", str(error), remedy)
+            continue
+        lacking = [part for part in _parts_on_the_hub(spec, root) if not part.is_here()]
+        if not lacking:
+            yield Check(f"upstream {name}", "ok", f"{digest}, its files are here")
+        yield from (part.lacking(f"upstream {name}") for part in lacking)
+
+
+def _data() -> Iterator[Check]:
+    """Of tasks: local files, and data sets of the Hub."""
+    root, local = find_root(), 0
+    cards = {task.card.name: task.card for task in load_registry(root).tasks.values()}
+    for name, card in cards.items():
+        for source in filter(None, (card.train, card.test)):
+            if source.hub:
+                part = _OnTheHub("data", source.hub, source.revision, is_data=True)
+                if part.is_here():
+                    local += 1
+                else:
+                    yield part.lacking(f"data {name}")
+            elif (root / str(source.path)).is_file():
+                local += 1
+            else:
+                yield Check(f"data {name}", "wrong", f"{root / str(source.path)}: no such file")
+    yield Check("data", "ok", f"{local} tables are here")
+
+
+@dataclass(frozen=True)
+class _OnTheHub:
+    """A repository at a revision."""
+
+    what: str
+    name: str
+    revision: str | None
+    is_data: bool = False
+
+    def is_here(self) -> bool:
+        """Whether the local cache has a snapshot of it; its files are not looked at."""
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import LocalEntryNotFoundError
+
+        kind = "dataset" if self.is_data else "model"
+        try:
+            snapshot_download(
+                self.name, revision=self.revision, repo_type=kind, local_files_only=True
+            )
+        except LocalEntryNotFoundError:
+            return False
+        return True
+
+    def lacking(self, subject: str) -> Check:
+        """Not an error: it is fetched when it is first used, where the Hub can be reached."""
+        data = " --repo-type dataset" if self.is_data else ""
+        return Check(
+            subject,
+            "note",
+            f"{self.what} {self.name} is not in the local cache; it is fetched at first use",
+            f"hf download {self.name} --revision {self.revision}{data}",
+        )
+
+
+def _parts_on_the_hub(spec: UpstreamSpec, root: Path) -> Iterator[_OnTheHub]:
+    corpus, encoder, generator = spec.corpus, spec.encoder, spec.generator
+    if corpus and corpus.hub and local_path(corpus.hub, root) is None:
+        yield _OnTheHub("corpus", corpus.hub, corpus.revision, is_data=True)
+    if encoder.model.startswith(HUB_ENCODER):
+        name = encoder.model.removeprefix(HUB_ENCODER)
+        if local_path(name, root) is None:
+            yield _OnTheHub("encoder", name, encoder.revision)
+    if generator and local_path(generator.model, root) is None:
+        yield _OnTheHub("generator", generator.model, generator.revision)
 
 
 def _packages() -> Iterator[Check]:
@@ -127,14 +173,14 @@ def _faiss() -> Iterator[Check]:
         yield Check(
             "faiss",
             "note",
-            "not installed: exact search in torch is used; "
+            "not installed: exact search in torch is used",
             "pip install 'augbench[cpu]' or 'augbench[gpu]'",
         )
     elif len(set(owners)) > 1:
         yield Check(
             "faiss",
             "wrong",
-            f"{' and '.join(sorted(set(owners)))} overwrite each other: "
+            f"{' and '.join(sorted(set(owners)))} overwrite each other",
             "uninstall all of them, then install one",
         )
     else:
@@ -165,3 +211,16 @@ def _browser() -> Iterator[Check]:
 
 def _existing(folder: Path) -> Path:
     return next(place for place in (folder, *folder.parents) if place.exists())
+
+
+_PARTS = (
+    _root,
+    _entries,
+    _upstreams,
+    _data,
+    _packages,
+    _devices,
+    _faiss,
+    _folders,
+    _browser,
+)

@@ -2,162 +2,115 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from benchmark.cli.arguments import Device, Json, load_entries, parse_seeds, split_names
+from benchmark.cli import names
+from benchmark.cli.arguments import COSTS, load_entries, split_names
+from benchmark.cli.options import Options, with_options
 from benchmark.data.card import Task
 from benchmark.home import results_folder
 from benchmark.protocol import Protocol
 from benchmark.registry import MethodCall, Registry
 
 if TYPE_CHECKING:
-    from benchmark.run.plan import Conditions
-
-Results = Annotated[
-    Path | None, typer.Option(help="Results folder [default: results/ in the root].")
-]
-Upstream = Annotated[str | None, typer.Option(help="Upstream of bench.toml.")]
-Budget = Annotated[str | None, typer.Option(help="Budget tier of bench.toml.")]
-Classifier = Annotated[
-    str | None, typer.Option(help="Classifiers of bench.toml, separated by commas.")
-]
-Splits = Annotated[
-    str | None, typer.Option(help="Seeds of the few-shot split: '5' for 0..4, or such as '0,1,7'.")
-]
-Draws = Annotated[str | None, typer.Option(help="Seeds of the images, as --splits.")]
-Trainings = Annotated[str | None, typer.Option(help="Seeds of the classifier, as --splits.")]
-Jobs = Annotated[
-    int | None, typer.Option(min=1, help="Worker processes [default: GPUs, or cores].")
-]
-Threads = Annotated[int, typer.Option(min=1, help="CPU threads of a worker.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would run.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
+    from benchmark.run.plan import Cell
+    from benchmark.run.scheduler import Outcome
 
 
+@with_options
 def run(
-    method: Annotated[str, typer.Option("--method", "-m", help="name or name[key=value,...]")],
-    task: Annotated[str, typer.Option("--task", "-t", help="Such as fashion-5shot.")],
-    budget: Budget = None,
-    splits: Splits = None,
-    draws: Draws = None,
-    trainings: Trainings = None,
-    classifier: Classifier = None,
-    upstream: Upstream = None,
-    jobs: Jobs = None,
-    threads: Threads = 1,
-    device: Device = "auto",
-    results: Results = None,
-    dry_run: DryRun = False,
-    as_json: Json = False,
-    quiet: Quiet = False,
+    method: Annotated[
+        str,
+        typer.Option(
+            "--method", "-m", help="name or name[key=value,...]", autocompletion=names.methods
+        ),
+    ],
+    task: Annotated[
+        str, typer.Option("--task", "-t", help="A task of bench list.", autocompletion=names.tasks)
+    ],
+    options: Options,
 ) -> None:
-    """Run one method on one task, with its control; print accuracy, gain, spend and paths."""
+    """Run one method on one task, with its control; print accuracy, gain, spend and the folder."""
     protocol, registry = load_entries()
-    calls, entries = [registry.call(method)], [registry.task(task)]
-    options = _Options(
-        splits, draws, trainings, upstream, budget, classifier, jobs, threads, device, results
-    )
-    _contest(protocol, registry, calls, entries, options, dry_run, as_json, quiet)
+    _contest(protocol, registry, [registry.call(method)], [registry.task(task)], options)
 
 
+@with_options
 def sweep(
-    methods: Annotated[str, typer.Option(help="Names separated by commas, or 'all'.")] = "all",
-    tasks: Annotated[str, typer.Option(help="Names separated by commas, or 'all'.")] = "all",
-    budget: Budget = None,
-    splits: Splits = None,
-    draws: Draws = None,
-    trainings: Trainings = None,
-    classifier: Classifier = None,
-    upstream: Upstream = None,
-    jobs: Jobs = None,
-    threads: Threads = 1,
-    device: Device = "auto",
-    results: Results = None,
-    dry_run: DryRun = False,
-    as_json: Json = False,
-    quiet: Quiet = False,
+    methods: Annotated[
+        str,
+        typer.Option(
+            help="Methods as for bench run, separated by commas, or 'all'.",
+            autocompletion=names.methods,
+        ),
+    ] = "all",
+    tasks: Annotated[
+        str,
+        typer.Option(help="Tasks separated by commas, or 'all'.", autocompletion=names.tasks),
+    ] = "all",
+    *,
+    options: Options,
 ) -> None:
-    """Run many methods on many tasks."""
+    """Run many methods on many tasks; the same command again finishes what is missing."""
     from benchmark.cli.console import err
     from benchmark.cli.report import broken_table
 
     protocol, registry = load_entries()
-    names = split_names(methods) if methods != "all" else list(registry.methods)
-    calls = [registry.call(name) for name in names]
-    wanted = split_names(tasks) if tasks != "all" else list(registry.tasks)
-    entries = [registry.task(name) for name in wanted]
-    lost = [entry for entry in registry.broken if "all" in (methods, tasks)]
-    if lost:
-        err.print(broken_table(lost))
-    options = _Options(
-        splits, draws, trainings, upstream, budget, classifier, jobs, threads, device, results
+    calls = split_names(methods) if methods != "all" else list(registry.methods)
+    chosen = split_names(tasks) if tasks != "all" else list(registry.tasks)
+    broken = registry.broken if "all" in (methods, tasks) else []
+    if broken:
+        err.print(broken_table(broken))
+    _contest(
+        protocol,
+        registry,
+        [registry.call(name) for name in calls],
+        [registry.task(name) for name in chosen],
+        options,
     )
-    _contest(protocol, registry, calls, entries, options, dry_run, as_json, quiet)
-    if lost:
+    if broken:
         raise typer.Exit(1)
-
-
-@dataclass(frozen=True)
-class _Options:
-    """What ``run`` and ``sweep`` share, as it was typed."""
-
-    splits: str | None
-    draws: str | None
-    trainings: str | None
-    upstream: str | None
-    budget: str | None
-    classifier: str | None
-    jobs: int | None
-    threads: int
-    device: str
-    results: Path | None
-
-    def conditions(self) -> Conditions:
-        """What was asked for; the rest is left to the task and to ``bench.toml``."""
-        from benchmark.run.plan import Conditions
-
-        names = split_names(self.classifier) if self.classifier else None
-        seeds = {
-            name: parse_seeds(f"--{name}", text)
-            for name in ("splits", "draws", "trainings")
-            if (text := getattr(self, name)) is not None
-        }
-        return Conditions(self.upstream, self.budget, names, **seeds)
 
 
 def _contest(
     protocol: Protocol,
     registry: Registry,
-    calls: list[MethodCall],
-    tasks: list[Task],
-    options: _Options,
-    dry_run: bool,
-    as_json: bool,
-    quiet: bool,
+    calls: Sequence[MethodCall],
+    tasks: Sequence[Task],
+    options: Options,
 ) -> None:
     """Plans, runs, summarises; exit code 1 where a trial failed."""
-    from benchmark.cli.console import ProgressListener
-    from benchmark.cli.report import print_outcome, print_plan
-    from benchmark.run.engines.local import LocalEngine
+    from benchmark.cli.report import print_forecast, print_outcome
+    from benchmark.records.cost import read_costs
+    from benchmark.run.forecast import forecast
     from benchmark.run.plan import plan
-    from benchmark.run.scheduler import run as run_plan
 
     folder = (options.results or results_folder(registry.root)).resolve()
     cells = plan(registry, protocol, calls, tasks, options.conditions())
-    if dry_run:
-        print_plan(cells, folder, as_json)
+    if options.dry_run:
+        costs = registry.root / COSTS
+        known = read_costs(costs) if costs.is_file() else None
+        print_forecast(forecast(cells, folder, known), options.as_json)
         return
+    outcome = _run(cells, folder, options)
+    print_outcome(outcome, folder, options.as_json)
+    if any(record.status == "failed" for record in outcome.failed):
+        raise typer.Exit(1)
+
+
+def _run(cells: Sequence[Cell], folder: Path, options: Options) -> Outcome:
+    from benchmark.cli.console import ProgressListener
+    from benchmark.run.engines.local import LocalEngine
+    from benchmark.run.scheduler import run as run_plan
+
     engine = LocalEngine(options.jobs, options.device)
     try:
-        with ProgressListener(quiet or as_json) as listener:
-            outcome = run_plan(cells, folder, listener, engine, options.threads, options.device)
+        with ProgressListener(options.quiet or options.as_json) as listener:
+            return run_plan(cells, folder, listener, engine, options.threads, options.device)
     except KeyboardInterrupt:
         typer.echo("bench: interrupted; the same command continues what is left", err=True)
         raise typer.Exit(130) from None
-    print_outcome(outcome, as_json)
-    if any(record.status == "failed" for record in outcome.failed):
-        raise typer.Exit(1)

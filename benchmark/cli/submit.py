@@ -12,7 +12,7 @@ from benchmark.home import find_root
 
 
 def pack(
-    results: Annotated[Path, typer.Argument(help="Results folder.")],
+    results: Annotated[Path, typer.Argument(help="Results folder, such as results.")],
     out: Annotated[Path, typer.Argument(help="Such as submissions/<year>-<month>-<name>.")],
     images: Annotated[
         int, typer.Option(min=0, help="Images kept of each class, of the first seed.")
@@ -31,6 +31,7 @@ def pack(
 
 def validate(folders: Folders = None) -> None:
     """Check records against their tables and the data; exit code 2 with every fault."""
+    from benchmark.cli.console import err
     from benchmark.errors import RecordError
     from benchmark.records.store import read_results
     from benchmark.registry import load_registry
@@ -38,7 +39,12 @@ def validate(folders: Folders = None) -> None:
 
     root = find_root()
     chosen = chosen_folders(folders, root)
-    checked = check_records(read_results(*chosen), load_registry(root))
+    stored = read_results(*(folder for folder in chosen if folder.is_dir()))
+    if not stored:
+        names = ", ".join(map(str, chosen))
+        raise RecordError(f"{names}: no record; bench run makes results, bench pack submissions")
+    with err.status(f"checking {len(stored)} records"):
+        checked = check_records(stored, load_registry(root))
     if checked.faults:
         raise RecordError("\n".join(checked.faults))
     typer.echo(

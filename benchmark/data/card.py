@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -17,7 +17,7 @@ from benchmark.schema import Declared, canonical_hash, declare, read_toml
 # What a card says that decides neither the data nor the prompts: no part of a task's identity.
 # Rows are only counted; where a file lies says nothing of what is in it.
 _PLACE = {"path": True, "rows": True}
-_NOT_IDENTITY = {
+_NOT_IDENTITY: dict[str, Any] = {
     **dict.fromkeys(
         ("title", "description", "licence", "homepage", "citation", "defaults", "shots"), True
     ),

@@ -1,1 +1,1 @@
-"""What a trial leaves: the row, its tables, the folder they lie in, the files they are packed in."""
+"""What a trial leaves: the row, its tables, the folder they lie in, the packed files."""

@@ -90,7 +90,7 @@ class StoredRecord:
         return self.table("ledger")
 
     def table(self, name: str) -> pd.DataFrame:
-        """One of the tables that ``benchmark.records.packed.KEYS`` names; errors as ``predictions``."""
+        """One of the tables that ``packed.KEYS`` names; errors as ``predictions``."""
         if self.packed:
             where = self.packed.where(name, self.record)
             found = self.packed.table(name, self.record)

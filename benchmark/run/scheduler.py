@@ -17,7 +17,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 from typing import Protocol as Interface
 
 from benchmark.contract import Part
@@ -52,6 +52,12 @@ class Listener(Interface):
 
     def planned(self, total: int, found: int) -> None:
         """``found`` of ``total`` rows are there already."""
+
+    def loading(self, what: str) -> None:
+        """``what`` is being loaded (an upstream, its parts); "" once all is."""
+
+    def ended(self, left: int) -> None:
+        """A stage of a trial (images made, or a classifier trained) ended; ``left`` are left."""
 
     def progress(self, worker: int, label: str, what: str, done: int, total: int) -> None:
         """A worker process counts (images, steps)."""
@@ -163,7 +169,8 @@ class _Run:
             trial = group[0].trial
             parts.setdefault(trial.upstream, set()).update(trial.call.method.facts.uses)
         for upstream, used in parts.items():
-            self.listener.progress(0, upstream, "loading", 0, 1)
+            names = ", ".join(part for part in get_args(Part) if part in used)
+            self.listener.loading(f"{upstream}: {names}" if names else upstream)
             future = self.engine.submit(worker.prepare, upstream, tuple(sorted(used)))
             while not self._wait([future]):
                 pass
@@ -172,6 +179,7 @@ class _Run:
                 raise StorageError(done.reason)
             if done.status not in ("ok", "skipped"):
                 raise DataError(f"upstream {upstream!r}: {done.reason}")
+        self.listener.loading("")
 
     def _launch(self) -> None:
         while self.queue and len(self.flying) < self.engine.workers:
@@ -192,7 +200,9 @@ class _Run:
         if done.status == "busy":
             time.sleep(0.2)
             self.queue.append(flown)
-        elif done.status == "lost" and cell.record_id not in self.remade:
+            return
+        self.listener.ended(self._left())
+        if done.status == "lost" and cell.record_id not in self.remade:
             self.remade.add(cell.record_id)  # once: a disk that damages all it holds is a failure
             self.queue.append(("augment", cell))
         elif done.status != "ok":
@@ -203,6 +213,10 @@ class _Run:
             self.queue.extendleft(("evaluate", next_) for next_ in reversed(self._group(cell)))
         else:
             self._keep(cell)
+
+    def _left(self) -> int:
+        """Stages that have not ended, of trials that wait for their images too."""
+        return len(self.queue) + len(self.flying) + sum(map(len, self.waiting.values()))
 
     def _group(self, cell: Cell) -> list[Cell]:
         """The cells that wait for the images that this one has had made; itself, where they are

@@ -26,12 +26,12 @@ from benchmark.records.environment import environment
 from benchmark.records.record import Environment
 from benchmark.records.store import Store
 from benchmark.registry import Registry, load_registry
-from benchmark.trial import Job, Progress, Trial
+from benchmark.trial import Job, Trial
 from benchmark.trial.augment import augment
 from benchmark.trial.evaluate import evaluate
 
 if TYPE_CHECKING:
-    from benchmark.upstream import Upstream
+    from benchmark.upstream import Progress, Upstream
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,19 @@ from benchmark.statistics.estimates import (
     paired_gain,
     paired_test,
 )
-from benchmark.statistics.summary import Cell, Line, Summary, paired_difference, summarise
+from benchmark.statistics.summary import (
+    MethodSummary,
+    ScoredRow,
+    Summary,
+    paired_difference,
+    summarise,
+)
 from benchmark.statistics.versions import counted
 
 __all__ = [
-    "Cell",
+    "ScoredRow",
     "Estimate",
-    "Line",
+    "MethodSummary",
     "PairedTest",
     "Summary",
     "counted",

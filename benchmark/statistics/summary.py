@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Cell:
+class ScoredRow:
     """A result row with its predictions; where it was stored does not matter.
 
     Attributes:
@@ -53,7 +53,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Line:
+class MethodSummary:
     """One method in one contest, over its splits; draws and trainings of a split are averaged.
 
     Attributes:
@@ -98,11 +98,11 @@ class Line:
 class Summary:
     """``lines`` in the order of their names; ``left_out``: rows that count in none, and why."""
 
-    lines: list[Line]
+    lines: list[MethodSummary]
     left_out: list[tuple[Record, str]]
 
 
-def summarise(cells: Iterable[Cell], *, resamples: int = RESAMPLES, seed: int = 0) -> Summary:
+def summarise(cells: Iterable[ScoredRow], *, resamples: int = RESAMPLES, seed: int = 0) -> Summary:
     """One line per task, budget, upstream, classifier and method.
 
     Rows that cannot be compared are never mixed: ``select`` says which of them count.
@@ -113,17 +113,17 @@ def summarise(cells: Iterable[Cell], *, resamples: int = RESAMPLES, seed: int = 
             a control belongs to another split.
     """
     compared, left_out = select(cells)
-    lines: list[Line] = []
+    lines: list[MethodSummary] = []
     for contest in compared:
         entries = [[cell.record for cell in entry] for entry in contest.methods]
-        lines += _Contest(contest.rows, resamples, seed).lines(entries)
+        lines += _Comparison(contest.rows, resamples, seed).lines(entries)
     return Summary(lines, left_out)
 
 
 def paired_difference(
-    cells: Iterable[Cell],
-    first: Line,
-    second: Line,
+    cells: Iterable[ScoredRow],
+    first: MethodSummary,
+    second: MethodSummary,
     *,
     resamples: int = RESAMPLES,
     seed: int = 0,
@@ -146,13 +146,13 @@ def paired_difference(
         return None
     wanted = {record.record_id for pair in pairs for record in pair}
     compared = [cell for cell in cells if cell.record.record_id in wanted]
-    return _Contest(compared, resamples, seed).difference(pairs)
+    return _Comparison(compared, resamples, seed).difference(pairs)
 
 
-class _Contest:
+class _Comparison:
     """Trials on the same test images that differ in method and seeds only."""
 
-    def __init__(self, cells: list[Cell], resamples: int, seed: int) -> None:
+    def __init__(self, cells: list[ScoredRow], resamples: int, seed: int) -> None:
         first = cells[0]
         ids, labels, _ = _by_id(first)
         self.records = {cell.record.record_id: cell.record for cell in cells}
@@ -163,7 +163,7 @@ class _Contest:
         self.bootstrap = image_bootstrap(correct, strata, resamples, seed)
         self.n_test, self.seed = len(ids), seed
 
-    def lines(self, entries: list[list[Record]]) -> list[Line]:
+    def lines(self, entries: list[list[Record]]) -> list[MethodSummary]:
         """A line for every method, given by its rows."""
         pairs = {place: self._pairs(records) for place, records in enumerate(entries)}
         gains = {place: self._gain(pair) for place, pair in pairs.items() if pair}
@@ -220,7 +220,7 @@ class _Contest:
         return estimate(per_split, over_splits(resampled, splits, self.seed), self.n_test)
 
 
-def _by_id(cell: Cell) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _by_id(cell: ScoredRow) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Ids, labels and predictions in the order of the ids."""
     columns = [np.asarray(column) for column in (cell.ids, cell.labels, cell.predictions)]
     if any(column.shape != (cell.record.n_test,) for column in columns):
@@ -233,7 +233,7 @@ def _by_id(cell: Cell) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return ids, labels, predictions
 
 
-def _correct(cell: Cell, first: Record, ids: np.ndarray, labels: np.ndarray) -> np.ndarray:
+def _correct(cell: ScoredRow, first: Record, ids: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Bool [N] in the order of ``ids``; raises ``RecordError`` where they are not the cell's."""
     record = cell.record
     own_ids, own_labels, predictions = _by_id(cell)
@@ -275,9 +275,9 @@ def _rank_intervals(resampled: dict[int, np.ndarray]) -> dict[int, tuple[int, in
     }
 
 
-def _line(records: list[Record], **estimates: Any) -> Line:
+def _line(records: list[Record], **estimates: Any) -> MethodSummary:
     first = records[0]
-    return Line(
+    return MethodSummary(
         task=first.task,
         budget=first.budget,
         upstream=first.upstream,

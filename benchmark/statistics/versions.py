@@ -34,10 +34,9 @@ class Compared(Generic[Row]):
 def select(rows: Iterable[Row]) -> tuple[list[Compared[Row]], list[tuple[Record, str]]]:
     """The contests, and the rows that count in none, with the reason.
 
-    Rows of an older protocol count only where there are no newer ones. Of several versions of a
-    task, upstream, budget, classifier or method the one with most rows counts (ties: the newest), of
-    several rows of the same seeds the newest. Failed and skipped trials
-    count in none.
+    Rows of an older protocol count only where there are no newer ones. Of several versions of
+    a task, upstream, budget, classifier or method the one with most rows counts (ties: the
+    newest), of several rows of the same seeds the newest. Failed and skipped trials count in none.
     """
     left_out: list[tuple[Record, str]] = []
     scored: list[Row] = []

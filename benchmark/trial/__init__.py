@@ -8,7 +8,6 @@ classifiers.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -23,9 +22,6 @@ from benchmark.records.store import Place
 from benchmark.registry import MethodCall, Registry
 from benchmark.schema import canonical_hash
 from benchmark.upstream.hashes import upstream_hash
-
-# (what, done, total): what is being counted, e.g. ("augment", 120, 500)
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -134,9 +130,7 @@ def start_weights(spec: ClassifierSpec, root: Path) -> str:
     if spec.revision is None:
         raise ConfigError(
             f"classifier model {spec.model!r}",
-            [
-                "give weights, a local file, or model = 'timm:hf-hub:<id>' with its 40-digit revision"
-            ],
+            ["give weights, a local file, or 'timm:hf-hub:<id>' with its 40-digit revision"],
         )
     return f"{spec.model}@{spec.revision}"
 

@@ -14,12 +14,12 @@ from benchmark.records.augmented import Augmented, AugmentFacts, Cap
 from benchmark.records.record import Environment
 from benchmark.records.tables import reject_counts, table_hash
 from benchmark.registry import method_error
-from benchmark.trial import Progress, Trial
+from benchmark.trial import Trial
 
 if TYPE_CHECKING:
     from benchmark.meter import Budget, Meter
     from benchmark.trial.ledger import Ledger
-    from benchmark.upstream import Upstream
+    from benchmark.upstream import Progress, Upstream
 
 
 def augment(
@@ -46,7 +46,8 @@ def augment(
 
     facts = trial.call.method.facts
     upstream.load(facts.uses)
-    guard = StallGuard(trial.protocol.defaults.stall_seconds, stall_report)
+    defaults = trial.protocol.defaults
+    guard = StallGuard(defaults.stall_seconds, stall_report, defaults.grace_seconds)
     meter = Meter(budget_of(trial, upstream), len(trial.task.classes), guard=guard)
     ledger = Ledger(trial.call.label, trial.split, meter.budget, facts.filters)
     seed_everything(trial.seeds.draw)

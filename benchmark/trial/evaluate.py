@@ -1,4 +1,4 @@
-"""The second stage of a trial: a classifier is trained on shots and ledger images, and scored once."""
+"""The second stage of a trial: a classifier is trained on shots and ledger images, scored once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from benchmark.records.augmented import Augmented, AugmentFacts
 from benchmark.records.record import Environment, Record, Status
 from benchmark.records.score import score
 from benchmark.records.tables import table_hash
-from benchmark.trial import Progress, Trial
+from benchmark.trial import Trial
 from benchmark.trial.augment import seed_everything
 from benchmark.trial.mixing import Mixer
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from benchmark.data.split import Split
-    from benchmark.upstream import Upstream
+    from benchmark.upstream import Progress, Upstream
 
 
 def evaluate(

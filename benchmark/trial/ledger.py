@@ -150,8 +150,8 @@ class Ledger:
             for parent in provenance.parents:
                 if parent not in self._known and parent != provenance.corpus_id:
                     raise MethodError(
-                        f"{where}: provenance[{row}].parents: {parent!r} is not a shot (nor, for an "
-                        "oracle, an unused training image), and not the image that corpus_id names"
+                        f"{where}: provenance[{row}].parents: {parent!r} is not a shot (nor, for "
+                        "an oracle, an unused image), and not the image that corpus_id names"
                     )
         return provenances
 

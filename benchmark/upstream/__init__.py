@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from benchmark.upstream.generator import Generator
     from benchmark.upstream.index import Index
 
+# (what, done, total): what is being counted, such as ("augment", 120, 500)
+Progress = Callable[[str, int, int], None]
+
 Spec = TypeVar("Spec", CorpusSpec, GeneratorSpec)
 
 
@@ -60,7 +63,7 @@ class Upstream:
 
     def __init__(self, name: str, spec: UpstreamSpec, root: Path, device: str) -> None:
         self.name, self.spec, self.root, self.device = name, spec, root, device
-        self.progress: Callable[[str, int, int], None] | None = None
+        self.progress: Progress | None = None
         self._meter: Meter | None = None
 
     @cached_property

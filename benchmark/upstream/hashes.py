@@ -69,8 +69,8 @@ def encoder_hash(spec: EncoderSpec, root: Path) -> str:
         raise ConfigError(
             f"encoder {spec.model!r}",
             [
-                f"pretrained = {spec.pretrained!r} is no local file, and a tag of OpenCLIP names no "
-                f"revision: give model = '{HUB_ENCODER}<id>' with its 40-digit revision"
+                f"pretrained = {spec.pretrained!r} is no local file, and a tag of OpenCLIP names "
+                f"no revision: give model = '{HUB_ENCODER}<id>' with its 40-digit revision"
             ],
         )
     return canonical_hash(["encoder", spec.model, _local_hash(weights)])

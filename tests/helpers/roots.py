@@ -24,7 +24,12 @@ control = "none"
 title = "The pocket upstream"
 corpus = { data_files = ["pocket/corpus/train.parquet"], licence = "license" }
 encoder = { model = "local-dir:pocket/clip" }
-generator = { model = "pocket/stable-diffusion", size = 32, batch_size = 8, sampling = { steps = 4, guidance_scale = 2.0 } }
+
+[upstream.pocket.generator]
+model = "pocket/stable-diffusion"
+size = 32
+batch_size = 8
+sampling = { steps = 4, guidance_scale = 2.0 }
 
 [budget.S]
 images_per_class = 2

@@ -12,8 +12,7 @@ import numpy as np
 from benchmark.contract import Params, Shots
 from benchmark.data.split import Split, load_split
 from benchmark.errors import BudgetStop
-from benchmark.meter import Meter
-from benchmark.protocol import BudgetSpec
+from benchmark.meter import Budget, Meter
 from benchmark.registry import Method, load_registry
 from benchmark.trial.augment import seed_everything
 from benchmark.trial.ledger import Ledger
@@ -22,20 +21,18 @@ from benchmark.upstream import Upstream
 PER_CLASS = 2  # images that a run may add
 
 
-def budget(images_per_class: int = 2, **caps: float) -> BudgetSpec:
+def budget(images_per_class: int = 2, tflops: float = 100) -> Budget:
     """Caps that a small trial does not reach, unless they are given."""
-    return BudgetSpec(
-        **{"images_per_class": images_per_class, "tflops": 100, "nfe": 10**6, "seconds": 600} | caps
-    )
+    return Budget(images_per_class, tflops)
 
 
-def fashion(root: Path, seed: int = 0, with_reserve: bool = False) -> Shots:
+def fashion(root: Path, seed: int = 0) -> Shots:
     """One shot of each of ten classes of clothes."""
-    return load_split(load_registry(root).task("fashion-1shot"), seed, root).as_shots(with_reserve)
+    return load_split(load_registry(root).task("fashion-1shot"), seed, root).as_shots()
 
 
 def of_classes(shots: Shots, chosen: range) -> Shots:
-    """The shots, and their reserve, of a range of classes alone: fewer to compute."""
+    """The shots, and unused images, of a range of classes alone: fewer to compute."""
 
     def cut(part: Shots) -> Shots:
         rows = np.flatnonzero(np.isin(part.labels, chosen))
@@ -47,8 +44,8 @@ def of_classes(shots: Shots, chosen: range) -> Shots:
             classes=part.classes[chosen.start : chosen.stop],
         )
 
-    reserve = cut(shots.reserve) if shots.reserve is not None else None
-    return replace(cut(shots), reserve=reserve)
+    unused = cut(shots.unused) if shots.unused is not None else None
+    return replace(cut(shots), unused=unused)
 
 
 def quick(method: Method) -> Params:
@@ -58,6 +55,12 @@ def quick(method: Method) -> Params:
     return method.params(**dict.fromkeys(steps, 2))
 
 
+def shots_for(method: Method, split: Split) -> Shots:
+    """What a trial gives the method: by its facts no images, or the unused ones too."""
+    oracle = method.facts.family == "oracle"
+    return split.as_shots(method.facts.uses_shots, with_unused=oracle)
+
+
 def run_method(
     method: Method,
     upstream: Upstream,
@@ -65,16 +68,17 @@ def run_method(
     seed: int,
     shots: Shots | None = None,
     params: Params | None = None,
-    **caps: float,
+    tflops: float | None = None,
 ) -> tuple[Ledger, Meter]:
     """What a trial does with a method: ledger and meter afterwards. A method may be stopped where
-    ``caps`` are given, and nowhere else. Default: the ``quick`` parameters."""
+    ``tflops`` are given, and nowhere else. Default: the ``quick`` parameters."""
     seed_everything(seed)
-    meter = Meter(budget(PER_CLASS, **caps), len(split.task.classes))
+    caps = budget(PER_CLASS) if tflops is None else budget(PER_CLASS, tflops)
+    meter = Meter(caps, len(split.task.classes))
     ledger = Ledger(method.name, split, meter.budget, method.facts.filters)
-    shots = shots or split.as_shots(with_reserve=method.facts.family == "oracle")
+    shots = shots or shots_for(method, split)
     given = fingerprint(shots)
-    with upstream.metered(meter), suppress(BudgetStop) if caps else nullcontext():
+    with upstream.metered(meter), nullcontext() if tflops is None else suppress(BudgetStop):
         rng = np.random.default_rng(seed)
         made = method.augment(shots, upstream, meter, rng, params or quick(method))
         for images in made:
@@ -87,7 +91,6 @@ def run_method(
 
 
 def fingerprint(shots: Shots) -> str:
-    """A hash of all images and labels, read past ``__getattribute__``: a test may watch it."""
-    given = vars(shots)["images"]
-    arrays = [given, shots.labels, *([shots.reserve.images] if shots.reserve else [])]
+    """A hash of all images and labels."""
+    arrays = [shots.images, shots.labels, *([shots.unused.images] if shots.unused else [])]
     return hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()

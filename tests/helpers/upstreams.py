@@ -27,7 +27,12 @@ def small_spec(root: Path, **changes: dict) -> UpstreamSpec:
         "title": "A fortieth of the pocket",
         "corpus": {"data_files": [str(_corpus(root))], "licence": "license"},
         "encoder": {"model": "local-dir:pocket/clip", "batch_size": 64},
-        "generator": {"model": "pocket/stable-diffusion", "size": 32, "batch_size": 4},
+        "generator": {
+            "model": "pocket/stable-diffusion",
+            "size": 32,
+            "batch_size": 4,
+            "sampling": {"steps": 12, "guidance_scale": 3.0},
+        },
     }
     return UpstreamSpec.model_validate(
         {

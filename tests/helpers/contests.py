@@ -1,10 +1,9 @@
-"""A contest in records that a retrieval leads, and a page taken to pieces."""
+"""Results of a contest that a retrieval leads, with all that a page shows of them."""
 
 from __future__ import annotations
 
 import hashlib
 from functools import cache
-from html.parser import HTMLParser
 
 import numpy as np
 import pandas as pd
@@ -135,18 +134,3 @@ def drawn(root, seed):
 
 def sha(*parts):
     return hashlib.sha256(repr(parts).encode()).hexdigest()
-
-
-class Page(HTMLParser):
-    """Tags in order, each with its attributes."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.tags = []
-        self.feed(text)
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append((tag, dict(attributes)))
-
-    def all(self, tag):
-        return [attributes for name, attributes in self.tags if name == tag]
