@@ -142,7 +142,7 @@ def main() -> None:
     upstream = open_upstream(name, protocol.upstream_named(name), root, options.device)
     found = [name for name, method in registry.methods.items() if "generator" in method.facts.uses]
     calls = [registry.call(name) for name in options.methods or found]
-    shots = load_split(registry.task(options.task), 0, root).as_shots(with_reserve=False)
+    shots = load_split(registry.task(options.task), 0, root).as_shots()
     declared = protocol.budget_named(options.budget)
     budget = declared.model_copy(
         update={

@@ -86,7 +86,7 @@ def main() -> None:
     methods = registry.methods.items()
     found = [name for name, method in methods if method.facts.adaptation in ADAPTATIONS]
     calls = [registry.call(name) for name in options.methods or found]
-    shots = load_split(registry.task(options.task), 0, root).as_shots(with_reserve=False)
+    shots = load_split(registry.task(options.task), 0, root).as_shots()
     shots = of_classes(shots, list(range(min(options.classes, len(shots.classes)))))
     caps = {"images_per_class": options.images_per_class, "seconds": options.seconds}
     budget = protocol.budget_named(options.budget).model_copy(update=caps)

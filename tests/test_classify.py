@@ -181,7 +181,7 @@ def test_what_is_learned_is_right_and_added_images_are_learned_from(spec, split,
         judged = train(spec, split.fresh(), added, pocket, 0, "cpu")
         return (judged.predictions == split.test.labels).mean()
 
-    true = split.reserve.pixels(), split.reserve.labels
+    true = split.unused.pixels(), split.unused.labels
     assert accuracy(NOTHING) >= 0.8
     assert accuracy(true) >= 0.8
     assert accuracy(wrong(split)) <= accuracy(NOTHING) - 0.2

@@ -224,12 +224,12 @@ def test_a_dry_run_predicts_from_counted_costs(bench: Bench, shapes: Path) -> No
     plan = planned(bench, "--methods", "repeat,paint,paint[steps=9]", "--splits", "2")
     lines = by_method(plan)
     paint, other = lines["paint"], lines["paint[steps=9]"]
-    plain = paint["tflops_cap_per_set"] / 50  # the tier's multiple
+    plain = paint["tflops_cap_per_set"] / 400  # the tier's multiple
     assert paint["tflops_per_set"] == pytest.approx(3 * plain)
     assert lines["repeat"]["tflops_per_set"] == 0  # it uses no model
     assert other["tflops_per_set"] is None
     assert plan["totals"]["tflops_predicted"] == pytest.approx(3 * plain)
-    assert plan["totals"]["tflops_at_most"] == pytest.approx((3 + 50) * plain)
+    assert plan["totals"]["tflops_at_most"] == pytest.approx((3 + 400) * plain)
     shown = bench("sweep", "--tasks", "shapes-1shot", "--dry-run").stdout
     assert f"{3 * plain:,.4g}" in shown and "in all" in shown
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -15,10 +14,10 @@ from benchmark.data.split import load_split
 from benchmark.errors import RecordError
 from benchmark.images import mirrored, perceptual_hash
 from benchmark.protocol import ContaminationSpec
+from benchmark.records.score import score
 from benchmark.records.tables import check
 from benchmark.registry import load_registry
 from benchmark.trial.contamination import examine, hamming, hashes, sketches
-from benchmark.trial.evaluate import score
 from benchmark.upstream import open_upstream
 from tests.helpers.records import contamination, ledger
 from tests.helpers.upstreams import small_spec
@@ -158,10 +157,6 @@ def test_sketches_are_never_farther_apart_than_their_images():
     assert (apart <= rms + 1e-6).all() and (apart > 0).all()
 
 
-def trial(metric):
-    return SimpleNamespace(task=SimpleNamespace(card=SimpleNamespace(metric=metric)))
-
-
 @pytest.mark.parametrize(
     ("metric", "flagged", "value", "n_clean", "clean"),
     [
@@ -176,7 +171,7 @@ def test_the_clean_value_by_hand(metric, flagged, value, n_clean, clean):
     predictions = pd.DataFrame(
         {"id": list("abcdef"), "label": [0, 0, 0, 0, 1, 1], "prediction": [0, 0, 0, 1, 1, 0]}
     )
-    found = score(predictions, trial(metric), flagged)
+    found = score(predictions, metric, flagged)
     assert (found["n_test"], found["n_correct"]) == (6, 4)
     assert found["value"] == pytest.approx(value) and found["n_clean"] == n_clean
     assert found["value_clean"] == (None if clean is None else pytest.approx(clean))

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 from benchmark.errors import DataError, StorageError
 from benchmark.protocol import load_protocol
 from benchmark.upstream import open_upstream
-from benchmark.upstream.corpora.table import Corpus
+from benchmark.upstream.corpora import Corpus, open_corpus
 from benchmark.upstream.encoder import Encoder
 from benchmark.upstream.features import cached_features, features, write_identity, write_shipped
 from tests.helpers.files import damage
@@ -24,7 +24,7 @@ from tests.helpers.upstreams import small_spec
 
 @pytest.fixture(scope="module")
 def encoder(root) -> Encoder:
-    return Encoder(small_spec(root), root)
+    return Encoder(small_spec(root).encoder, root)
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def few(own_cache, root, tmp_path) -> Corpus:
     """Three images, in a cache of their own."""
     rows = pq.read_table(root / "pocket/corpus/train.parquet").slice(0, 3)
     pq.write_table(rows, tmp_path / "few.parquet")
-    return Corpus(small_spec(root, corpus={"data_files": ["few.parquet"]}), tmp_path)
+    return open_corpus(small_spec(root, corpus={"data_files": ["few.parquet"]}).corpus, tmp_path)
 
 
 def rewrite(path: Path, data: bytes) -> None:

@@ -219,7 +219,7 @@ def test_a_fault_of_provenance_names_the_field(ledger, field):
 
 
 def test_parents_are_images_the_method_was_given(ledger, split):
-    for known in (split.shots.ids[0], split.reserve.ids[0]):
+    for known in (split.shots.ids[0], split.unused.ids[0]):
         ledger.add(images(0, told=dataclasses.replace(TOLD, parents=(known,))))
     for unknown in (split.test.ids[0], split.val.ids[0], "x"):
         with pytest.raises(MethodError, match=f"parents: '{unknown}' is not a shot"):

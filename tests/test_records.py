@@ -1,4 +1,4 @@
-"""The three tables, their versions, and what they refuse."""
+"""The four tables, their versions, and what they refuse."""
 
 import json
 from pathlib import Path
@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from benchmark.errors import RecordError
+from benchmark.protocol import PROTOCOL_VERSION
 from benchmark.records.record import MIGRATIONS, SCHEMA_VERSION, json_schema, read_record
 from benchmark.records.tables import check, records_frame, table_hash
 from benchmark.schema import canonical_hash
@@ -29,6 +30,21 @@ def test_version_1_rejected_for_the_cap_alone_and_looked_for_no_copies():
     assert record.value_clean is record.n_clean is record.flagged_pairs is None
     values = json.loads((GOLDEN / "record-v1.json").read_text()) | {"images_rejected": 0}
     assert read_record(json.dumps(values), "golden").rejects == {}
+
+
+def test_version_2_had_one_seed_for_all_and_an_image_set_for_every_trial():
+    record = read_record((GOLDEN / "record-v2.json").read_text(), "golden")
+    assert record.seeds == (3, 3, 3) and record.images_id == record.trial_id
+    assert record.compute_cap is None and record.tflops_cap == 30
+    assert record.protocol_version < PROTOCOL_VERSION and record.archived
+    assert not read_record(golden(), "golden").archived
+
+
+def test_a_cap_that_is_gone_is_read_of_older_rows_alone():
+    """NFE and seconds were capped before protocol 3."""
+    assert read_record((GOLDEN / "record-v2.json").read_text(), "golden").cap == "nfe"
+    with pytest.raises(RecordError, match="cap 'nfe' was dropped"):
+        read_record(golden(cap="nfe"), "golden")
 
 
 def test_every_version_but_the_newest_has_a_migration():
@@ -61,7 +77,12 @@ def test_the_published_schema_is_the_models_own():
         ({"flagged_pairs": 0, "n_clean": 8}, ["must be the value 0.75"]),
         ({"flagged_pairs": None}, ["come together"]),
         ({"contamination_hash": None}, ["come together"]),
-        ({"seed": -1, "shots": 0}, ["seed", "shots"]),
+        ({"split": -1, "draw": 0.5, "shots": 0}, ["split", "draw", "shots"]),
+        ({"seed": 3}, ["unknown key 'seed'"]),
+        ({"images_id": "d"}, ["images_id"]),
+        ({"compute_cap": None}, ["compute_cap is given"]),
+        ({"compute_cap": 0}, ["compute_cap", "greater than 0"]),
+        ({"protocol_version": PROTOCOL_VERSION + 1}, ["protocol_version"]),
     ],
 )
 def test_a_wrong_row_is_refused_with_its_faults(changes, words):

@@ -154,7 +154,7 @@ def test_faulty_methods_fail_alone_and_are_shown(tiny_root, bench, edit):
     bodies = {name: method(body) for name, (body, _) in (FAULTY | CAPPED).items()}
     bodies["elsewhere"] = method("raise Unavailable('only for flags'); yield")
     root = tiny_root(**bodies)
-    limits = "stall_seconds = 2\ngrace_seconds = 5"
+    limits = "stall_seconds = 2\nstall_grace_seconds = 5"
     edit(root / "bench.toml", 'control = "none"', f'control = "none"\n{limits}')
     names = ",".join([*bodies, "repeat"])
     command = (

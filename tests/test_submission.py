@@ -52,13 +52,13 @@ def test_a_submission_holds_what_the_results_held(results, packed):
     assert ledger["seed"].tolist() == [2**62 + 1] * 9
 
 
-def test_images_of_the_first_seed_are_kept_to_the_pixel(results, tmp_path):
+def test_images_of_the_first_split_are_kept_to_the_pixel(results, tmp_path):
     packed = pack(results, tmp_path / "s", images=1)
     for plain, small in zip(read_results(results), read_results(packed), strict=True):
         if plain.record.method != "repeat":
             continue
         kept = small.images()
-        assert sorted(kept) == ([0, 1, 2] if plain.record.seed == 0 else [])
+        assert sorted(kept) == ([0, 1, 2] if plain.record.split == 0 else [])
         for index, data in kept.items():
             pixels = decode(plain.images()[index], None, "plain")
             assert np.array_equal(decode(data, None, "packed"), pixels)
@@ -109,8 +109,8 @@ def faults(folder, root):
     return str(caught.value)
 
 
-WHERE = {"method": "repeat", "seed": 1, "classifier": "linear-probe"}
-NAME = "shapes-3shot · repeat · S · linear-probe · seed 1"
+WHERE = {"method": "repeat", "split": 1, "classifier": "linear-probe"}
+NAME = "shapes-3shot · repeat · S · linear-probe · split 1"
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ NAME = "shapes-3shot · repeat · S · linear-probe · seed 1"
         ({"predictions_hash": "0" * 64}, [NAME, "predictions.parquet", "predictions_hash"]),
         ({"split_hash": "0" * 64}, [NAME, "split_hash"]),
         ({"record_id": "0" * 64}, [NAME, "record_id 0000000000000000"]),
-        ({"seed": -1}, [f"{RECORDS}:", "seed"]),
+        ({"split": -1}, [f"{RECORDS}:", "split"]),
     ],
 )
 def test_a_changed_value_is_named(packed, shapes, changes, words):
@@ -254,7 +254,7 @@ def test_submissions_and_results_are_read_together(results, packed, shapes):
     assert len(submitted) == 9 and {item.folder for item in submitted} == {packed}
     change_line(packed, WHERE, **UNSCORED, status="failed", reason="x")
     first = [i for i in read_results(packed.parent) if i.folder != packed]
-    assert [(i.record.seed, i.record.status) for i in first] == [(1, "capped")]
+    assert [(i.record.split, i.record.status) for i in first] == [(1, "capped")]
 
 
 def test_the_commands(results, shapes, tmp_path, monkeypatch):

@@ -23,7 +23,7 @@ from benchmark.protocol import ScratchSpec, load_protocol
 from benchmark.records.environment import environment
 from benchmark.records.store import Store
 from benchmark.registry import load_registry
-from benchmark.trial import Trial
+from benchmark.trial import Seeds, Trial
 from benchmark.trial.augment import augment
 from benchmark.trial.evaluate import evaluate
 from benchmark.upstream import open_upstream
@@ -224,13 +224,13 @@ def test_a_trial_read_back_from_disk_trains_as_it_did(tiny_root, root, tmp_path,
     protocol = load_protocol(folder)
     registry = load_registry(folder, protocol)
     call = registry.call("between")
-    trial = Trial(registry.task("shapes-1shot"), call, "pocket", "S", 0, protocol, folder)
+    trial = Trial(registry.task("shapes-1shot"), call, "pocket", "S", Seeds(0), protocol, folder)
     upstream = open_upstream("pocket", protocol.upstream_named("pocket"), folder, "cpu")
-    made = augment(trial, upstream, environment(root, "cpu", 1).model_dump(), lambda *_: None)
-    assert (made.facts["images_accepted"], made.facts["images_rejected"]) == (6, 3)
-    assert made.facts["status"] == "ok", "images that a filter turned down are not over the budget"
-    Store(tmp_path).write_augmented(tmp_path / "t", made, encode_png)
-    back = Store(tmp_path).read_augmented(tmp_path / "t", decode_image)
+    made = augment(trial, upstream, environment(root, "cpu", 1), lambda *_: None)
+    assert (made.facts.images_accepted, made.facts.images_rejected) == (6, 3)
+    assert made.facts.status == "ok", "images that a filter turned down are not over the budget"
+    Store(tmp_path).write_augmented(trial.place, made, encode_png)
+    back = Store(tmp_path).read_augmented(trial.place, decode_image)
     assert np.array_equal(back.targets(3), made.targets(3)) and made.targets(3).min() == -1
     hard = replace(made, ledger=made.ledger.assign(target=None))
     for classifier in ("resnet-scratch", "linear-probe"):

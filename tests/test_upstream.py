@@ -14,10 +14,8 @@ import torch
 from PIL import Image
 
 from benchmark.errors import BudgetStop, ConfigError, DataError, MethodError
-from benchmark.images import decode
 from benchmark.meter import Meter
 from benchmark.upstream import Neighbours, Upstream, open_upstream
-from benchmark.upstream.corpora.table import Corpus
 from benchmark.upstream.encoder import Encoder
 from benchmark.upstream.features import features
 from benchmark.upstream.index.flat import load_faiss
@@ -48,102 +46,10 @@ def no_network(monkeypatch):
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
 
 
-# --- corpus -------------------------------------------------------------------------------------
-
-
-def test_a_corpus_tells_what_its_file_holds(upstream, rows):
-    corpus = upstream.corpus
-    assert len(corpus) == len(rows)
-    for row in (0, 17, len(rows) - 1):
-        assert corpus.ids[row] == rows[row]["id"]
-        assert corpus.captions[row] == rows[row]["caption"]
-        assert corpus.licence(row) == rows[row]["license"]
-        told = corpus.provenance(row, rank=3)
-        assert (told.origin, told.corpus_id, told.rank) == ("retrieved", rows[row]["id"], 3)
-        assert told.source == corpus.name and corpus.hash[:12] in corpus.name
-
-
-def test_a_corpus_decodes_the_images_it_is_asked_for(upstream, rows):
-    asked = np.array([5, 2, 5])
-    expected = [decode(rows[row]["image"]["bytes"], None, "") for row in asked]
-    assert np.array_equal(upstream.corpus.images(asked), expected)
-    assert upstream.corpus.pixels(asked, 16).shape == (3, 16, 16, 3)
-    assert upstream.corpus.pixels([], 16).shape == (0, 16, 16, 3)
-
-
 @pytest.fixture
-def parquet(tmp_path, root):
-    """A function that writes a corpus of its own and opens it."""
-
-    def write(table: list[dict], **columns: str | None) -> Corpus:
-        pq.write_table(pa.Table.from_pylist(table), tmp_path / "corpus.parquet")
-        spec = small_spec(root, corpus={"data_files": ["corpus.parquet"], **columns})
-        return Corpus(spec, tmp_path)
-
-    return write
-
-
-def test_columns_may_have_other_names(parquet, rows):
-    told = [{"__key__": row["id"], "png": row["image"], "txt": row["caption"]} for row in rows[:3]]
-    corpus = parquet(told, id="__key__", image="png", caption="txt", licence=None)
-    assert list(corpus.ids) == [row["id"] for row in rows[:3]]
-    assert corpus.licence(0) is None
-
-
-def test_flags_are_what_the_corpus_states(parquet, rows):
-    told = [rows[0] | {"punsafe": 0.75}, rows[1] | {"punsafe": None}]
-    corpus = parquet(told, safety="punsafe")
-    assert corpus.flags(0) == {"safety": 0.75} and corpus.flags(1) == {}
-    assert parquet(told).flags(0) == {}
-    with pytest.raises(DataError, match="no column 'pwatermark'"):
-        parquet(told, watermark="pwatermark")
-
-
-def test_images_may_be_plain_bytes_or_files_beside(parquet, rows, tmp_path):
-    (tmp_path / "a.png").write_bytes(rows[0]["image"]["bytes"])
-    there = {"bytes": None, "path": str(tmp_path / "a.png")}
-    by_path = parquet([rows[0] | {"image": there}]).images([0])
-    by_bytes = parquet([rows[0] | {"image": rows[0]["image"]["bytes"]}]).images([0])
-    assert np.array_equal(by_path, by_bytes)
-    (tmp_path / "a.png").unlink()
-    with pytest.raises(DataError, match=rows[0]["id"]):
-        parquet([rows[0] | {"image": there}]).images([0])
-
-
-def test_a_missing_column_is_named_with_those_there_are(parquet, rows):
-    with pytest.raises(DataError, match="corpus.parquet: no column 'text'; it has .*caption"):
-        parquet(rows[:2], caption="text")
-
-
-def test_a_damaged_image_is_named(parquet, rows):
-    cut = {"bytes": rows[1]["image"]["bytes"][:100], "path": None}
-    corpus = parquet([rows[0], rows[1] | {"image": cut}])
-    with pytest.raises(DataError, match=rows[1]["id"]):
-        corpus.pixels([0, 1], 32)
-
-
-def test_an_empty_corpus_is_refused(root, tmp_path, rows):
-    pq.write_table(pa.Table.from_pylist(rows[:1])[:0], tmp_path / "corpus.parquet")
-    with pytest.raises(DataError, match="no image"):
-        Corpus(small_spec(root, corpus={"data_files": ["corpus.parquet"]}), tmp_path)
-
-
-def test_a_damaged_parquet_file_is_named(root, tmp_path, rows):
-    spec = small_spec(root, corpus={"data_files": ["*.parquet"]})
-    for name in ("a", "b"):
-        pq.write_table(pa.Table.from_pylist(rows), tmp_path / f"{name}.parquet")
-    assert len(Corpus(spec, tmp_path)) == 2 * len(rows)
-    data = bytearray((tmp_path / "b.parquet").read_bytes())
-    data[1000:3000] = b"x" * 2000  # its footer is still whole
-    (tmp_path / "b.parquet").write_bytes(data)
-    with pytest.raises(DataError, match="b.parquet") as fault:
-        Corpus(spec, tmp_path)
-    assert "a.parquet" not in str(fault.value)
-    damage(tmp_path / "a.parquet")
-    with pytest.raises(DataError, match="a.parquet: not a whole parquet file"):
-        Corpus(spec, tmp_path)
-    with pytest.raises(DataError, match="no file matches"):
-        Corpus(small_spec(root, corpus={"data_files": ["none/*.parquet"]}), tmp_path)
+def parquet(tmp_path):
+    """A function that writes a corpus of its own."""
+    return lambda table: pq.write_table(pa.Table.from_pylist(table), tmp_path / "corpus.parquet")
 
 
 # --- encoder ------------------------------------------------------------------------------------
@@ -166,7 +72,7 @@ def test_features_are_those_of_open_clip(upstream, root):
 def test_features_are_unit_vectors_in_batches_of_any_size(upstream, root):
     encoder = upstream.encoder
     images = upstream.corpus.images(range(7))
-    other = Encoder(small_spec(root, encoder={"batch_size": 3}), root)
+    other = Encoder(small_spec(root, encoder={"batch_size": 3}).encoder, root)
     found = encoder.encode_images(images)
     assert found.shape == (7, encoder.dim) and found.dtype == torch.float32
     assert torch.allclose(found.norm(dim=1), torch.ones(7), atol=1e-6)
@@ -208,16 +114,16 @@ def test_a_damaged_encoder_file_is_named(root, tmp_path, file):
     shutil.copytree(root / "pocket/clip", tmp_path / "pocket/clip")
     damage(tmp_path / "pocket/clip" / file, keep=0.9)
     with pytest.raises(DataError, match=file):
-        Encoder(small_spec(root), tmp_path)
+        Encoder(small_spec(root).encoder, tmp_path)
 
 
 def test_an_encoder_without_weights_or_folder_is_refused(root, tmp_path):
     with pytest.raises(DataError, match="pocket/clip"):
-        Encoder(small_spec(root), tmp_path)
+        Encoder(small_spec(root).encoder, tmp_path)
     shutil.copytree(root / "pocket/clip", tmp_path / "pocket/clip")
     (tmp_path / "pocket/clip/open_clip_model.safetensors").unlink()
     with pytest.raises(DataError, match="weights"):
-        Encoder(small_spec(root), tmp_path)
+        Encoder(small_spec(root).encoder, tmp_path)
 
 
 # --- the whole ----------------------------------------------------------------------------------
@@ -320,7 +226,7 @@ def test_loading_and_indexing_are_off_the_clock(root, own_cache, parquet, rows):
     spec = small_spec(root, corpus={"data_files": [str(own_cache.parent / "corpus.parquet")]})
     opened, meter, spent = open_upstream("small", spec, root, "cpu"), Meter(budget(), 2), []
     opened.progress = lambda *_: spent.extend([meter.total().seconds, meter.total().seconds])
-    with opened.metered(meter), meter.alarm():
+    with opened.metered(meter), meter.watching():
         assert opened.index is not None and opened.generator is not None
     assert spent and len(set(spent)) == 1  # the clock stood
     assert meter.total().tflops == 0

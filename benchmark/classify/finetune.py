@@ -13,8 +13,9 @@ from torch import nn
 from benchmark.classify._batches import Data
 from benchmark.classify._training import Fitted, Normalise, fit_network
 from benchmark.errors import ConfigError, DataError
+from benchmark.meter import Progress
 from benchmark.protocol import FinetuneSpec
-from benchmark.upstream import Progress, Upstream
+from benchmark.upstream import Upstream
 from benchmark.upstream.loading import loading
 
 TIMM = "timm:"
@@ -37,8 +38,10 @@ def fit(
     if spec.model == "encoder":
         network = encoder_network(upstream, data.n_classes)
     elif spec.model.startswith(TIMM):
-        weights = upstream.root / spec.weights if spec.weights else None
-        network = timm_network(spec.model.removeprefix(TIMM), weights, data.n_classes)
+        weights = upstream.root / Path(spec.weights).expanduser() if spec.weights else None
+        pinned = f"@{spec.revision}" if spec.revision and not weights else ""
+        name = spec.model.removeprefix(TIMM) + pinned
+        network = timm_network(name, weights, data.n_classes)
     else:
         raise ConfigError(
             "classifier", [f"model = {spec.model!r}: give 'encoder' or '{TIMM}<name>'"]
@@ -57,11 +60,14 @@ def timm_network(name: str, weights: Path | None, n_classes: int) -> nn.Module:
     """A model of timm with its published weights, or those of a file, and a new head; fed as
     its weights expect it (for ImageNet's: size and normalisation of the weights' own card).
 
+    Args:
+        name: of timm's own list, or ``hf-hub:<id>@<revision>``.
+
     Raises:
         ConfigError: timm has no such model.
         DataError: the weights cannot be read, downloaded, or do not fit the model.
     """
-    if not timm.is_model(name.partition(".")[0]):
+    if not name.startswith("hf-hub:") and not timm.is_model(name.partition(".")[0]):
         near = ", ".join(get_close_matches(name, timm.list_models(), n=5))
         raise ConfigError("classifier", [f"model: timm has no {name!r}; nearest: {near or 'none'}"])
     if weights is not None and not weights.is_file():

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -65,6 +64,7 @@ class ParquetFiles:
     """
 
     def __init__(self, files: Sequence[Path]) -> None:
+        self._states = {file: _state(file) for file in files}
         self._footers = {file: _footer(file) for file in files}
         self._files = [file for file in files if self._footers[file].num_rows]
         self.folder = files[0].parent
@@ -169,6 +169,8 @@ class ParquetFiles:
         import pyarrow.parquet as pq
 
         file, number, _ = self._groups[group]
+        if _state(file) != self._states[file]:
+            raise DataError(f"{file}: it was changed while it was in use")
         # The buffer has column chunks read piece by piece, not whole.
         with pq.ParquetFile(file, metadata=self._footers[file], buffer_size=2**20) as opened:
             yield from opened.iter_batches(_BATCH, [number], columns=[column])
@@ -269,11 +271,18 @@ def _next(batches: Iterator[pa.RecordBatch]) -> pa.RecordBatch:
     return batch
 
 
+def _state(file: Path) -> tuple[int, int]:
+    """What changes with a file's content."""
+    try:
+        found = file.stat()
+    except OSError as error:
+        raise DataError(f"{file}: {error.strerror or error}") from None
+    return found.st_size, found.st_mtime_ns
+
+
 def _footer(file: Path) -> pq.FileMetaData:
     import pyarrow.parquet as pq
 
-    if not file.is_file():
-        raise DataError(f"{file}: no such file")
     with _readable(file):
         return pq.read_metadata(file)
 
@@ -300,9 +309,9 @@ def _builder(place: Path | str, revision: str | None) -> Any:
         return datasets.load_dataset_builder(str(place))
     if Path(place).exists():  # datasets would take the folder for the repository
         raise DataError(f"a repository of the Hub is meant, and {Path(place).resolve()} is there")
-    if os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
-        from huggingface_hub import snapshot_download
+    from huggingface_hub import constants, snapshot_download
 
+    if constants.HF_HUB_OFFLINE:  # the whole repository, as `hf download` leaves it
         snapshot = snapshot_download(
             place, repo_type="dataset", revision=revision, local_files_only=True
         )

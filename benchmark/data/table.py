@@ -42,10 +42,9 @@ class Texts(Sequence[str]):
 
     def __init__(self, name: str, column: pa.ChunkedArray) -> None:
         import pyarrow as pa
-        import pyarrow.compute as pc
 
         try:
-            texts = pc.fill_null(column.cast(pa.large_string()), "")
+            texts = column.cast(pa.large_string())  # not limited to 2 GiB
         except pa.ArrowException:
             raise DataError(f"{name} holds {column.type}, expected texts or numbers") from None
         self.array: pa.LargeStringArray = texts.combine_chunks()
@@ -55,20 +54,23 @@ class Texts(Sequence[str]):
 
     def __iter__(self) -> Iterator[str]:
         for start in range(0, len(self), _TEXTS):
-            yield from self.array.slice(start, _TEXTS).to_pylist()
+            yield from self[start : start + _TEXTS]
 
     @overload
     def __getitem__(self, at: int) -> str: ...
     @overload
     def __getitem__(self, at: slice | Sequence[int] | np.ndarray) -> list[str]: ...
     def __getitem__(self, at: int | slice | Sequence[int] | np.ndarray) -> str | list[str]:
+        import pyarrow as pa
+
         if isinstance(at, int | np.integer):
-            text: str = self.array[int(at)].as_py()
-            return text
+            return self.array[int(at)].as_py() or ""
         if isinstance(at, slice):
             at = range(len(self))[at]
-        texts: list[str] = self.array.take(np.asarray(at, np.int64)).to_pylist()
-        return texts
+        rows = np.ascontiguousarray(at, np.int64)
+        # Not by pa.array, which imports pandas.
+        index = pa.Array.from_buffers(pa.int64(), len(rows), [None, pa.py_buffer(rows)])
+        return [text or "" for text in self.array.take(index).to_pylist()]
 
 
 class ImageTable:

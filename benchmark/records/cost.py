@@ -6,7 +6,7 @@ TFLOPs and NFE are kept; seconds would hold on one machine only.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import Field
 
@@ -14,9 +14,6 @@ from benchmark.errors import ConfigError
 from benchmark.records.record import Status
 from benchmark.registry import Method
 from benchmark.schema import Declared, declare
-
-if TYPE_CHECKING:
-    pass
 
 
 class PhaseCost(Declared):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -18,10 +18,6 @@ from benchmark.errors import ConfigError, RecordError
 from benchmark.meter import Spend
 from benchmark.protocol import PROTOCOL_VERSION, Metric
 from benchmark.schema import Declared, declare
-
-if TYPE_CHECKING:
-    pass
-
 
 SCHEMA_VERSION = 3
 
@@ -178,6 +174,16 @@ class Record(Declared):
     def archived(self) -> bool:
         """Whether it was made under older rules: shown, never compared with newer rows."""
         return self.protocol_version < PROTOCOL_VERSION
+
+    @model_validator(mode="after")
+    def _of_its_protocol(self) -> Self:
+        """Which caps there were, and which there are."""
+        if self.protocol_version >= 3:
+            if self.compute_cap is None:
+                raise ValueError("compute_cap is given since protocol 3")
+            if self.cap in ("nfe", "seconds"):
+                raise ValueError(f"cap {self.cap!r} was dropped with protocol 3")
+        return self
 
     @model_validator(mode="after")
     def _clean(self) -> Self:

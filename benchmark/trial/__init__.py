@@ -127,7 +127,7 @@ def start_weights(spec: ClassifierSpec, root: Path) -> str:
         return ""
     if spec.weights:
         return file_hash(root / Path(spec.weights).expanduser())
-    if spec.revision is None:
+    if spec.revision is None or not spec.model.startswith("timm:hf-hub:"):
         raise ConfigError(
             f"classifier model {spec.model!r}",
             ["give weights, a local file, or 'timm:hf-hub:<id>' with its 40-digit revision"],

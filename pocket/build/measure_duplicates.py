@@ -162,7 +162,7 @@ def main() -> None:
     rules = RULES | {"declared": [(declared.pixels, declared.phash, declared.cosine)]}
     for name in options.tasks:
         split = load_split(registry.task(name), 0, root)
-        parts = [part.pixels() for part in (split.shots, split.val, split.reserve) if len(part)]
+        parts = [part.pixels() for part in (split.shots, split.val, split.unused) if len(part)]
         pixels = np.concatenate(parts)
         pixels = pixels[:: -(-len(pixels) // MOST)]
         pool = Pool(pixels, encoder)

@@ -5,8 +5,8 @@ from benchmark.leaderboard.board import Board, Contest, Row, Section, order_rows
 from benchmark.statistics import Estimate
 
 
-def gain(value, low, high, seeds=5):
-    return Estimate(value / 100, low / 100, high / 100, seeds, 400)
+def gain(value, low, high, splits=5):
+    return Estimate(value / 100, low / 100, high / 100, splits, 400)
 
 
 def row(name, family, value=None, **more):
@@ -21,7 +21,15 @@ def section(*rows, difference=None, task="toy-1shot", classifier="probe"):
 
 
 def board(*sections):
-    return Board(sections, "2026-11-22", 9, 9, 5, "No augmentation")
+    return Board(
+        sections,
+        date="2026-11-22",
+        archived=False,
+        records=9,
+        scored=9,
+        splits=5,
+        control="No augmentation",
+    )
 
 
 BOTH = (row("r", "retrieve", 9), row("g", "prompt", 6), row("none", "control", control=True))

@@ -10,11 +10,12 @@ import pandas as pd
 
 from benchmark.data.split import load_split
 from benchmark.images import encode_png
+from benchmark.records.augmented import Augmented
 from benchmark.records.record import read_record
-from benchmark.records.store import Augmented, Store
+from benchmark.records.store import Place, Store
 from benchmark.records.tables import check, table_hash
 from benchmark.registry import load_registry
-from tests.helpers.records import UNSCORED, contamination, golden, ledger
+from tests.helpers.records import UNSCORED, augment_facts, contamination, golden, ledger
 
 FIND = """
 import benchmark
@@ -61,6 +62,7 @@ def write_trial(folder, root, method, seed, right, classifier="linear-probe", **
     values = {
         "record_id": sha(method, cell),
         "trial_id": sha(method, seed),
+        "images_id": sha(method, seed, "images"),
         "control_id": sha("none", cell),
         "status": "ok",
         "reason": "",
@@ -70,11 +72,14 @@ def write_trial(folder, root, method, seed, right, classifier="linear-probe", **
         "method_name": method,
         "family": FAMILIES[method],
         "classifier": classifier,
-        "seed": seed,
+        "split": seed,
+        "draw": 0,
+        "training": 0,
         "n_classes": 3,
         "n_test": N_TEST,
         "split_hash": split_hash,
         "tflops": {"find": 0.5, "paint": 12.0}.get(method, 0.0),
+        "tflops_cap": 30.0,
     } | changes
     store = Store(folder)
     if right is None:
@@ -82,16 +87,17 @@ def write_trial(folder, root, method, seed, right, classifier="linear-probe", **
         store.write_failure(read_record(golden(**values), "made"))
         return
     predictions = made_predictions(right)
-    made = made_images(task, method)
+    made = made_images(task, method, values["images_id"])
     values |= {"n_correct": right, "value": right / N_TEST, "images_accepted": len(made.pixels)}
-    values |= {"predictions_hash": table_hash(predictions), **made.facts}
+    values |= {"predictions_hash": table_hash(predictions)}
+    values |= made.facts.model_dump(include={"ledger_hash", "contamination_hash"})
     values |= {"flagged_pairs": len(made.flagged), "n_clean": N_TEST - len(made.flagged)}
     if len(made.flagged):  # the one flagged test image is among those classified rightly
         values |= {"value_clean": (right - 1) / (N_TEST - 1)}
     else:
         values |= {"value_clean": values["value"]}
     record = read_record(golden(**values), "made")
-    place = store.trial_folder(task.name, method, record.trial_id)
+    place = Place(task.name, method, record.images_id)
     store.write_augmented(place, made, encode_png)
     store.write_record(place, record, predictions)
 
@@ -105,7 +111,7 @@ def made_predictions(right):
     return check("predictions", frame, "made")
 
 
-def made_images(task, method):
+def made_images(task, method, images_id):
     """Four plain images per class; the first of a retrieval lies on a test image."""
     count = 12 if method in ORIGINS else 0
     rows = []
@@ -122,7 +128,7 @@ def made_images(task, method):
     pixels = np.broadcast_to(colours, (count, 32, 32, 3)).copy()
     flagged = contamination(index=0, test_id="test/0").iloc[: int(method == "find")]
     flagged = check("contamination", flagged, "made")
-    facts = {"ledger_hash": table_hash(frame), "contamination_hash": table_hash(flagged)}
+    facts = augment_facts(frame, flagged, images_id=images_id)
     return Augmented(facts, frame, pixels, np.arange(count) % 3, flagged)
 
 

@@ -6,7 +6,9 @@ from typing import Any
 
 import pandas as pd
 
-from benchmark.records.record import SCHEMA_VERSION
+from benchmark.records.augmented import AugmentFacts
+from benchmark.records.record import SCHEMA_VERSION, read_record
+from benchmark.records.tables import reject_counts, table_hash
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -71,3 +73,26 @@ def contamination(**changes: Any) -> pd.DataFrame:
         "similarity": 0.98,
     }
     return pd.DataFrame([row | changes])
+
+
+def augment_facts(images: pd.DataFrame, flagged: pd.DataFrame, **changes: Any) -> AugmentFacts:
+    """What ``augment.json`` says of a ledger and its flagged pairs; else as the golden record."""
+    record = read_record(golden(), "golden")
+    rejects = reject_counts(images)
+    facts = {
+        "images_id": record.images_id,
+        "status": "capped",
+        "cap": "tflops",
+        "reason": record.reason,
+        "tflops_cap": record.tflops_cap,
+        "phases": record.phases,
+        "peak_memory_mb": record.peak_memory_mb,
+        "peak_gpu_memory_mb": record.peak_gpu_memory_mb,
+        "images_accepted": int(images["accepted"].sum()),
+        "images_rejected": sum(rejects.values()),
+        "rejects": rejects,
+        "ledger_hash": table_hash(images),
+        "contamination_hash": table_hash(flagged),
+        "environment": record.environment,
+    }
+    return AugmentFacts(**facts | changes)

@@ -8,25 +8,26 @@ import pandas as pd
 from benchmark.contract import Images, Provenance
 from benchmark.data.split import load_split
 from benchmark.images import encode_png
+from benchmark.records.augmented import Augmented
 from benchmark.records.packed import RECORDS
 from benchmark.records.record import read_record
-from benchmark.records.store import Augmented, Store
+from benchmark.records.store import Place, Store
 from benchmark.records.tables import check, table_hash
 from benchmark.registry import load_registry
 from benchmark.schema import canonical_hash
 from benchmark.trial.ledger import Ledger
-from tests.helpers.records import UNSCORED, contamination, golden
+from tests.helpers.records import UNSCORED, augment_facts, contamination, golden
 from tests.helpers.trials import budget
 
 CLASSIFIERS = ("linear-probe", "resnet-scratch")
 
 
 def write_results(root, folder):
-    """Two methods on two seeds under two classifiers, with a failure, on the task of ``shapes``:
+    """Two methods on two splits under two classifiers, with a failure, on the task of ``shapes``:
     written as trials are, with real splits, ledgers, images and predictions."""
-    for seed in (0, 1):
+    for split in (0, 1):
         for method in ("none", "repeat"):
-            write_trial(root, folder, method, seed)
+            write_trial(root, folder, method, split)
     lost = UNSCORED | {"status": "failed", "reason": "it broke"}
     failed = record_of("broken", 0, "linear-probe", **lost)
     Store(folder).write_failure(failed)
@@ -34,6 +35,7 @@ def write_results(root, folder):
 
 
 def write_trial(root, folder, method, seed):
+    """One method on the split of ``seed``, under two classifiers."""
     registry = load_registry(root)
     task = registry.tasks["shapes-3shot"]
     split = load_split(task, seed, root)
@@ -77,8 +79,8 @@ def write_trial(root, folder, method, seed):
             contamination_hash=table_hash(flagged),
             predictions_hash=table_hash(predictions),
         )
-        place = store.trial_folder(task.name, method, record.trial_id)
-        facts = {name: getattr(record, name) for name in ("ledger_hash", "contamination_hash")}
+        place = Place(task.name, method, record.images_id)
+        facts = augment_facts(frame, flagged, images_id=record.images_id)
         made = Augmented(facts, frame, pixels, labels, flagged)
         store.write_augmented(place, made, encode_png)
         store.write_record(place, record, predictions)
@@ -88,6 +90,7 @@ def record_of(method, seed, classifier, **changes):
     trial, recipe = canonical_hash([method, seed]), canonical_hash(classifier)
     names = {
         "trial_id": trial,
+        "images_id": canonical_hash([method, seed, "images"]),
         "record_id": canonical_hash([trial, recipe]),
         "control_id": canonical_hash([canonical_hash(["none", seed]), recipe]),
         "classifier_hash": recipe,
@@ -95,7 +98,9 @@ def record_of(method, seed, classifier, **changes):
         "method": method,
         "method_name": method,
         "family": "control" if method == "none" else "classical",
-        "seed": seed,
+        "split": seed,
+        "draw": 0,
+        "training": 0,
     }
     return read_record(golden(**names | changes), "made")
 
