@@ -34,6 +34,11 @@ def file_hash(path: Path) -> str:
         raise DataError(f"{path}: {error.strerror or error}") from None
 
 
+def forget() -> None:
+    """Has this process read the memos on disk again, as after another cache folder was chosen."""
+    _file_hash.cache_clear()
+
+
 def folder_hash(folder: Path) -> str:
     """sha256 over the names, relative to the folder, and the contents of all files in it that a
     loader reads. Links are followed: a snapshot in the Hub's cache, which is made of them, has

@@ -10,11 +10,11 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import Field
 
@@ -22,9 +22,8 @@ from benchmark.errors import BudgetStop
 from benchmark.schema import Declared
 from benchmark.stall import StallGuard
 
-if TYPE_CHECKING:
-    pass
-
+# (what, done, total): what is being counted, such as ("augment", 120, 500)
+Progress = Callable[[str, int, int], None]
 
 DEFAULT_PHASE = "augment"
 
@@ -113,10 +112,10 @@ class Meter:
         """
         if self._is_paused:
             return
-        self._guard.progressed()
         used = self._sum()
         if used.flops + flops > self.budget.tflops * 1e12:
             raise BudgetStop("tflops", used.flops / 1e12, self.budget.tflops)
+        self._guard.progressed()  # a refused charge is none: who swallows the stop is ended
         tally = self._tally(self._phases[-1] if self._phases else None)
         tally.flops += int(flops)
         tally.nfe += nfe

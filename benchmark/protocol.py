@@ -173,8 +173,8 @@ class Defaults(Declared):
         splits, draws, trainings: seeds of the few-shot split, of the images, of the classifier; a
             trial for every combination.
         control: the method that every gain is paired with.
-        stall_seconds: a method that neither charges its meter nor yields for so long is ended;
-        grace_seconds: after the alarm, then its process is ended too.
+        stall_seconds: a method that neither charges its meter nor yields for so long is ended.
+        stall_grace_seconds: later its process is ended, where the method withstood that.
     """
 
     upstream: str
@@ -185,7 +185,7 @@ class Defaults(Declared):
     trainings: list[int] = Field(default=[0], min_length=1)
     control: str
     stall_seconds: float = Field(default=600.0, gt=0)
-    grace_seconds: float = Field(default=60.0, gt=0)
+    stall_grace_seconds: float = Field(default=60.0, gt=0)
 
     @field_validator("splits", "draws", "trainings")
     @classmethod

@@ -25,9 +25,9 @@ _IMPORTS = (ast.Import, ast.ImportFrom)
 
 
 def source_hash(path: Path) -> str:
-    """sha256 of a file's meaning and of the helpers beside it that it imports, directly or through
-    another: a change of one of them is another method. Where they lie and what the file itself is
-    called is no part of it.
+    """sha256 of a file's meaning and of the helpers beside it, files or folders, that it imports,
+    directly or through another: a change of one of them is another method. Where they lie and what
+    the file itself is called is no part of it.
 
     Raises:
         SyntaxError: one of the files is not Python.
@@ -35,13 +35,16 @@ def source_hash(path: Path) -> str:
     trees, waiting = {path: meaning(path)}, [path]
     while waiting:
         for name in sorted(_imported(trees[waiting.pop()])):
-            helper = path.with_name(f"{name}.py")
-            if helper not in trees and helper.is_file():
-                trees[helper] = meaning(helper)
-                waiting.append(helper)
-    helpers = sorted(trees.keys() - {path})
-    parts = [written(trees[path]), *([helper.stem, written(trees[helper])] for helper in helpers)]
-    return canonical_hash(parts)
+            for helper in _files(path.parent, name):
+                if helper not in trees:
+                    trees[helper] = meaning(helper)
+                    waiting.append(helper)
+    helpers = {
+        helper.relative_to(path.parent).as_posix(): written(tree)
+        for helper, tree in trees.items()
+        if helper != path
+    }
+    return canonical_hash([written(trees[path]), helpers])
 
 
 def meaning(path: Path) -> ast.Module:
@@ -59,13 +62,12 @@ def written(node: Any) -> Any:
     if isinstance(node, list):
         return [written(entry) for entry in node]
     if not isinstance(node, ast.AST):
-        return node if isinstance(node, str | int | bool | None) else repr(node)
+        return node
+    if isinstance(node, ast.Constant):  # without its kind, the u of u"..."
+        return [type(node.value).__name__, ascii(node.value)]  # 1, 1.0, True and "1" are four
     fields = {
-        name: written(value)
-        for name, value in ast.iter_fields(node)
-        if value not in (None, []) or isinstance(node, ast.Constant)
+        name: written(value) for name, value in ast.iter_fields(node) if value not in (None, [])
     }
-    fields.pop("kind", None)  # the u of u"..."
     return [type(node).__name__, fields]
 
 
@@ -84,11 +86,11 @@ class _Stripped(ast.NodeTransformer):
             node.annotation, node.type_comment = None, None
         return node
 
-    def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST | None:
-        """``x: int = 3`` is ``x = 3``; ``x: int`` alone is nothing."""
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST:
+        """``x: int = 3`` is ``x = 3``; of ``x: int``, a field of a class, the name stays."""
         self.generic_visit(node)
         if node.value is None:
-            return None
+            return ast.Expr(node.target)
         return ast.Assign(targets=[node.target], value=node.value)
 
     def visit_If(self, node: ast.If) -> ast.AST | list[ast.stmt]:
@@ -131,11 +133,18 @@ def _needed(imports: list[ast.Import | ast.ImportFrom], used: set[str]) -> list[
 
 
 def _imported(tree: ast.Module) -> Iterator[str]:
-    """Names that may be files of the same folder: ``from ._a import x``, ``from . import _a``,
+    """Names that may be files or folders beside: ``from ._a.b import x``, ``from . import _a``,
     anywhere in the file."""
     for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom):
-            yield (node.module or "").rpartition(".")[2]
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.Import):
-            yield from (alias.name.rpartition(".")[2] for alias in node.names)
+        if isinstance(node, _IMPORTS):
+            yield from (getattr(node, "module", None) or "").split(".")
+            for alias in node.names:
+                yield from alias.name.split(".")
+
+
+def _files(folder: Path, name: str) -> list[Path]:
+    """The helpers of that name: a file, or all of a folder."""
+    file = folder / f"{name}.py"
+    if file.is_file() or not name:
+        return [file] if name else []
+    return sorted((folder / name).rglob("*.py"))

@@ -11,14 +11,14 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
 from benchmark.errors import Stalled
 
-_REARM = 1.0  # seconds: the hard stop is set anew no more often
+GRACE = 60.0  # seconds between the alarm and the end of the process
 
 
 class StallGuard:
@@ -26,7 +26,8 @@ class StallGuard:
 
     After ``seconds`` without progress SIGALRM raises ``Stalled`` in the main thread, again every
     second, so that a method that swallows it is hit again. Where that does not help (the method
-    sits in a call that holds the interpreter), the process is ended ``grace`` seconds later.
+    sits in a call that holds the interpreter), the process is ended ``grace`` seconds later (up
+    to half of that sooner: the hard stop is not set anew at every charge).
 
     Args:
         seconds: of no progress; infinite: nothing is watched.
@@ -35,7 +36,7 @@ class StallGuard:
     """
 
     def __init__(
-        self, seconds: float = math.inf, report: Path | None = None, grace: float = 60.0
+        self, seconds: float = math.inf, report: Path | None = None, grace: float = GRACE
     ) -> None:
         self.seconds, self.report, self.grace = seconds, report, grace
         self._last = self._set = -math.inf
@@ -46,7 +47,7 @@ class StallGuard:
     def progressed(self) -> None:
         """Says that something was done."""
         self._last = time.monotonic()
-        if self.report is not None and self._active and self._last - self._set > _REARM:
+        if self.report is not None and self._active and self._last - self._set > self.grace / 2:
             self._set_hard_stop()
 
     @contextmanager
@@ -60,18 +61,16 @@ class StallGuard:
         if math.isinf(self.seconds) or self._watching:
             yield
             return
-        before = signal.signal(signal.SIGALRM, self._ring) if _can_alarm() else None
-        try:
-            self._watching = True
-            self._start()
+        with _alarm_rings(self._ring):
             try:
-                yield
+                self._watching = True
+                self._start()
+                try:
+                    yield
+                finally:
+                    self._watching = False  # a signal that is on its way is ignored from here on
             finally:
-                self._watching = False  # a signal that is on its way is ignored from here on
-        finally:
-            self._stop()
-            if before is not None:
-                signal.signal(signal.SIGALRM, before)
+                self._stop()
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -122,6 +121,26 @@ class StallGuard:
             signal.setitimer(signal.ITIMER_REAL, self.seconds - idle, 1.0)
         else:
             raise Stalled(self.seconds)
+
+
+@contextmanager
+def _alarm_rings(ring: Callable[..., None]) -> Iterator[None]:
+    """SIGALRM calls ``ring`` inside; whose it was before has it again afterwards, and a timer that
+    was running goes on as if it had never stood."""
+    if not _can_alarm():
+        yield
+        return
+    left, interval = signal.setitimer(signal.ITIMER_REAL, 0)
+    since = time.monotonic()
+    before = signal.signal(signal.SIGALRM, ring)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGALRM, before or signal.SIG_DFL)
+        if left:
+            overdue = 1e-6  # 0 would end the timer
+            left = max(left - (time.monotonic() - since), overdue)
+            signal.setitimer(signal.ITIMER_REAL, left, interval)
 
 
 def _can_alarm() -> bool:

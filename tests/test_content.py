@@ -18,9 +18,9 @@ from benchmark.errors import DataError
 @pytest.fixture
 def forget(own_cache):
     """A function that empties this process' memory of hashes; the memos on the disk stay."""
-    content._file_hash.cache_clear()
-    yield content._file_hash.cache_clear
-    content._file_hash.cache_clear()
+    content.forget()
+    yield content.forget
+    content.forget()
 
 
 def sha256(data: bytes) -> str:

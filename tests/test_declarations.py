@@ -45,7 +45,7 @@ def test_the_protocol_of_this_repository_loads(root: Path) -> None:
 
 def test_every_fault_is_told_at_once_with_file_and_key(shapes: Path, edit: Edit) -> None:
     path = shapes / "bench.toml"
-    edit(path, "compute = 50", 'compute = "much"')
+    edit(path, "compute = 400", 'compute = "much"')
     edit(path, "splits = [0, 1]", "splits = [1, 1]")
     edit(path, "weight_decays = [0.0, 1e-2]", "weight_decay_s = [0.0]")
     edit(path, "steps = 6", "steps = 0")
@@ -75,7 +75,7 @@ def test_every_fault_is_told_at_once_with_file_and_key(shapes: Path, edit: Edit)
         ('kind = "probe"', 'kind = "prob"', "classifier.linear-probe: "),
         ('kind = "probe"\n', "", "classifier.linear-probe: "),
         ("images_per_class = 2", "images_per_class = 2.5", "budget.S.images_per_class: "),
-        ("compute = 50", "compute = inf", "budget.S.compute: "),
+        ("compute = 400", "compute = inf", "budget.S.compute: "),
         ("lr = 1e-2", "lr = nan", "classifier.linear-probe.lr: "),
         ("batch_size = 8\nlr", "batch_size = 7\nlr", "classifier.resnet-scratch.batch_size: "),
         ("[defaults]", "[defaults", "not valid TOML: "),

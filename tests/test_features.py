@@ -24,7 +24,7 @@ from tests.helpers.upstreams import small_spec
 
 @pytest.fixture(scope="module")
 def encoder(root) -> Encoder:
-    return Encoder(small_spec(root), root)
+    return Encoder(small_spec(root).encoder, root)
 
 
 @pytest.fixture

@@ -14,13 +14,21 @@ import torch
 
 from benchmark.data.split import load_split
 from benchmark.home import find_root
+from benchmark.images import resized
 from benchmark.meter import Meter
 from benchmark.records.tables import table_hash
 from benchmark.registry import MethodCall, load_registry
 from benchmark.trial.augment import seed_everything
 from benchmark.trial.mixing import Mixer
 from benchmark.upstream import Upstream, open_upstream
-from tests.helpers.trials import PER_CLASS, budget, run_method, shots_for
+from tests.helpers.trials import (
+    PER_CLASS,
+    budget,
+    of_classes,
+    quick,
+    run_method,
+    shots_for,
+)
 from tests.helpers.upstreams import small_spec, weight_hashes
 
 ROOT = find_root()
@@ -31,6 +39,9 @@ from benchmark.entries.methods import _identifiers, _personalize  # noqa: E402
 TASK = "fashion-1shot"
 MIXING = sorted(name for name, method in REGISTRY.methods.items() if method.facts.mixes_batches)
 ADAPTING = sorted(name for name, m in REGISTRY.methods.items() if m.facts.adaptation != "none")
+FROM_ORIGINALS = sorted(
+    {*ADAPTING, *(name for name, m in REGISTRY.methods.items() if m.facts.family == "edit")}
+)
 
 
 @pytest.fixture(scope="module")
@@ -166,6 +177,41 @@ def parents(frame, ids) -> set[tuple[int, int]]:
         for parent in json.loads(told)
         if parent in of
     }
+
+
+@pytest.fixture(scope="module")
+def larger() -> Upstream:
+    """Its generator works at twice the size of the task's images."""
+    return open_upstream("larger", small_spec(ROOT, generator={"size": 64}), ROOT, "cpu")
+
+
+@pytest.mark.parametrize("name", FROM_ORIGINALS)
+def test_the_generator_learns_from_and_edits_the_files_at_its_own_size(name, larger, split):
+    method, loaded = REGISTRY.methods[name], {}
+    given = of_classes(split.as_shots(), range(2))
+    files = dict(zip(given.ids, resized(given.images[::-1], 64), strict=True))
+
+    def load(ids, size: int) -> np.ndarray:
+        loaded.update(dict.fromkeys(ids, size))
+        return np.stack([files[id_] for id_ in ids])
+
+    encoded: set[bytes] = set()
+
+    def note(encoder, args) -> None:  # what the autoencoder is given, in -1..1
+        pixels = ((args[0] / 2 + 0.5) * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
+        encoded.update(image.numpy().tobytes() for image in pixels.contiguous())
+
+    meter, shots = Meter(budget(1), 2), replace(given, load=load)
+    handle = larger.generator.pipeline.vae.encoder.register_forward_pre_hook(note)
+    try:
+        with larger.metered(meter):
+            rng = np.random.default_rng(0)
+            batches = list(method.augment(shots, larger, meter, rng, quick(method)))
+    finally:
+        handle.remove()
+    assert loaded == dict.fromkeys(given.ids, 64)
+    assert encoded >= {files[id_].tobytes() for id_ in given.ids}
+    assert {images.pixels.shape[1:] for images in batches} == {(32, 32, 3)}
 
 
 def test_half_the_compute_is_not_overspent(made, upstream, split):

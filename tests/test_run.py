@@ -154,7 +154,7 @@ def test_faulty_methods_fail_alone_and_are_shown(tiny_root, bench, edit):
     bodies = {name: method(body) for name, (body, _) in (FAULTY | CAPPED).items()}
     bodies["elsewhere"] = method("raise Unavailable('only for flags'); yield")
     root = tiny_root(**bodies)
-    limits = "stall_seconds = 2\ngrace_seconds = 5"
+    limits = "stall_seconds = 2\nstall_grace_seconds = 5"
     edit(root / "bench.toml", 'control = "none"', f'control = "none"\n{limits}')
     names = ",".join([*bodies, "repeat"])
     command = (
@@ -285,8 +285,8 @@ def test_a_full_disk_is_told_and_leaves_nothing(tiny_root, bench):
         ((*RUN, "--budget", "XL"), ["unknown budget 'XL'", "S"]),
         ((*RUN, "--classifier", "resnet"), ["unknown classifier", "'resnet-scratch'"]),
         ((*RUN, "--upstream", "pockt"), ["unknown upstream", "'pocket'"]),
-        ((*RUN, "--splits", "none"), ["--splits 'none'"]),
-        ((*RUN, "--splits", "1,1"), ["--splits '1,1'"]),
+        ((*RUN, "--splits", "none"), ["'--splits'", "'none'"]),
+        ((*RUN, "--splits", "1,1"), ["'--splits'", "'1,1'"]),
         (("show", "repeet"), ["'repeat'"]),
         (("runn",), ["runn"]),
     ],

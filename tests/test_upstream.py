@@ -72,7 +72,7 @@ def test_features_are_those_of_open_clip(upstream, root):
 def test_features_are_unit_vectors_in_batches_of_any_size(upstream, root):
     encoder = upstream.encoder
     images = upstream.corpus.images(range(7))
-    other = Encoder(small_spec(root, encoder={"batch_size": 3}), root)
+    other = Encoder(small_spec(root, encoder={"batch_size": 3}).encoder, root)
     found = encoder.encode_images(images)
     assert found.shape == (7, encoder.dim) and found.dtype == torch.float32
     assert torch.allclose(found.norm(dim=1), torch.ones(7), atol=1e-6)
@@ -114,16 +114,16 @@ def test_a_damaged_encoder_file_is_named(root, tmp_path, file):
     shutil.copytree(root / "pocket/clip", tmp_path / "pocket/clip")
     damage(tmp_path / "pocket/clip" / file, keep=0.9)
     with pytest.raises(DataError, match=file):
-        Encoder(small_spec(root), tmp_path)
+        Encoder(small_spec(root).encoder, tmp_path)
 
 
 def test_an_encoder_without_weights_or_folder_is_refused(root, tmp_path):
     with pytest.raises(DataError, match="pocket/clip"):
-        Encoder(small_spec(root), tmp_path)
+        Encoder(small_spec(root).encoder, tmp_path)
     shutil.copytree(root / "pocket/clip", tmp_path / "pocket/clip")
     (tmp_path / "pocket/clip/open_clip_model.safetensors").unlink()
     with pytest.raises(DataError, match="weights"):
-        Encoder(small_spec(root), tmp_path)
+        Encoder(small_spec(root).encoder, tmp_path)
 
 
 # --- the whole ----------------------------------------------------------------------------------
@@ -226,7 +226,7 @@ def test_loading_and_indexing_are_off_the_clock(root, own_cache, parquet, rows):
     spec = small_spec(root, corpus={"data_files": [str(own_cache.parent / "corpus.parquet")]})
     opened, meter, spent = open_upstream("small", spec, root, "cpu"), Meter(budget(), 2), []
     opened.progress = lambda *_: spent.extend([meter.total().seconds, meter.total().seconds])
-    with opened.metered(meter), meter.alarm():
+    with opened.metered(meter), meter.watching():
         assert opened.index is not None and opened.generator is not None
     assert spent and len(set(spent)) == 1  # the clock stood
     assert meter.total().tflops == 0

@@ -20,8 +20,9 @@ from benchmark.classify._batches import Data, Labelled, Mix
 from benchmark.classify._training import Fitted
 from benchmark.data.split import Split
 from benchmark.labels import primary
+from benchmark.meter import Progress
 from benchmark.protocol import ClassifierSpec, FinetuneSpec, ProbeSpec, ScratchSpec
-from benchmark.upstream import Progress, Upstream
+from benchmark.upstream import Upstream
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ from benchmark.classify._batches import (
     to_float,
 )
 from benchmark.classify._loss import target_loss
+from benchmark.meter import Progress
 from benchmark.protocol import Recipe
-from benchmark.upstream import Progress
 
 # Share of the steps over which the learning rate rises linearly, before it falls as a cosine.
 WARM_UP = 0.2

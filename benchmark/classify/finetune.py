@@ -13,8 +13,9 @@ from torch import nn
 from benchmark.classify._batches import Data
 from benchmark.classify._training import Fitted, Normalise, fit_network
 from benchmark.errors import ConfigError, DataError
+from benchmark.meter import Progress
 from benchmark.protocol import FinetuneSpec
-from benchmark.upstream import Progress, Upstream
+from benchmark.upstream import Upstream
 from benchmark.upstream.loading import loading
 
 TIMM = "timm:"

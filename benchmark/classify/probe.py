@@ -13,8 +13,9 @@ from torch import Tensor
 from benchmark.classify._batches import Data, plan_batches, to_float
 from benchmark.classify._loss import target_loss
 from benchmark.classify._training import Fitted, learning_rate_factor
+from benchmark.meter import Progress
 from benchmark.protocol import ProbeSpec
-from benchmark.upstream import Progress, Upstream
+from benchmark.upstream import Upstream
 from benchmark.upstream.encoder import Encoder
 from benchmark.upstream.features import cached_features
 

@@ -9,8 +9,8 @@ from torch import nn
 from benchmark.classify._batches import Data
 from benchmark.classify._training import Fitted, Normalise, fit_network
 from benchmark.errors import ConfigError
+from benchmark.meter import Progress
 from benchmark.protocol import ScratchSpec
-from benchmark.upstream import Progress
 
 SMALL = 64  # pixels: the largest side that gets the small stem
 STRIDE = 2  # of the small stem

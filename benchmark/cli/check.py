@@ -58,6 +58,10 @@ def check(
         )
         return
     call = registry.call(method)
+    if task:
+        registry.task(task)
+    if upstream:
+        protocol.upstream_named(upstream)
     checks = [*_facts(call), *_import(call, registry)]
     trials = TinyTrials(call, protocol, registry, task, upstream, device)
     with err.status(f"trying {call.label} in small"):
@@ -76,7 +80,7 @@ def _facts(call: MethodCall) -> Iterator[Check]:
             "paper",
             "note",
             f"family {facts.family!r} without paper and citation",
-            "state both in FACTS before you offer it to others",
+            "state paper=... and citation=... in FACTS before you offer it to others",
         )
     try:
         declare(model, model().model_dump(), "Params")

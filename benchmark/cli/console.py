@@ -121,30 +121,34 @@ class ProgressListener:
             self.bars.advance(self.rows)
         if self.quiet:
             return
-        name = f"{record.task} · {record.method} · {record.classifier} · split {record.split}"
+        names = (record.task, record.method, record.classifier, f"split {record.split}")
+        mark, ending = "[green]✓[/]", f"{_value(record)}{self._so_far()}"
         if record.value is None:
-            err.print(f"[red]✗[/] {escape(name)}: {record.status}: ", end="", highlight=False)
-            err.print(record.reason, markup=False, highlight=False)
-            return
-        line = f"{escape(name)}: {100 * record.value:.1f} %{_clean(record)}"
-        so_far = "" if self.live else f" ({self.done}/{self.total})"
-        left = f", {self.left}" if self.left and not self.live else ""
-        err.print(f"[green]✓[/] {line}{so_far}{left}", highlight=False)
+            mark, ending = "[red]✗[/]", f"{record.status}: {record.reason}"
+        line = escape(f"{' · '.join(names)}: {ending}")
+        err.print(f"{mark} {line}", highlight=False, soft_wrap=True)
+
+    def _so_far(self) -> str:
+        """How far the run is; on a terminal the bars say so."""
+        if self.live:
+            return ""
+        return f" ({self.done}/{self.total}{', ' if self.left else ''}{self.left})"
 
     def _bar(self, text: str, total: int | None, done: int = 0) -> TaskID:
         return self.bars.add_task(text, total=total, completed=done, left="")
 
     def _log(self, text: str) -> None:
         if not self.live and not self.quiet:
-            err.print(text, highlight=False, markup=False)
+            err.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
-def _clean(record: Record) -> str:
-    """The value on the clean test images, where some are flagged."""
-    if not record.flagged_pairs:
+def _value(record: Record) -> str:
+    """In per cent, with that on the clean test images where some are flagged."""
+    if record.value is None:
         return ""
-    value = record.value_clean
-    return " (no clean test image)" if value is None else f" (clean {100 * value:.1f} %)"
+    clean = record.value_clean
+    text = "no clean test image" if clean is None else f"clean {100 * clean:.1f} %"
+    return f"{100 * record.value:.1f} %" + (f" ({text})" if record.flagged_pairs else "")
 
 
 def _duration(seconds: float) -> str:

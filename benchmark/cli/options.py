@@ -61,7 +61,8 @@ class Options:
     ] = 1
     device: Device = "auto"
     results: Annotated[
-        Path | None, typer.Option(help="Results folder [default: results/ in the root].")
+        Path | None,
+        typer.Option(file_okay=False, help="Results folder [default: results/ in the root]."),
     ] = None
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would run and what it would spend.")

@@ -13,7 +13,7 @@ from benchmark.home import find_root
 
 def pack(
     results: Annotated[Path, typer.Argument(help="Results folder, such as results.")],
-    out: Annotated[Path, typer.Argument(help="Such as submissions/<year>-<month>-<name>.")],
+    out: Annotated[Path, typer.Argument(help="Such as submissions/2026-11-mine.")],
     images: Annotated[
         int, typer.Option(min=0, help="Images kept of each class, of the first seed.")
     ] = 6,

@@ -157,9 +157,10 @@ class Store:
         with FileLock(self.folder / ".locks" / f"{name[:40]}.lock", timeout=0):
             yield
 
-    def stall_report(self, images_id: str) -> Path:
-        """Where the stack of a method that hangs is written before its process is ended."""
-        return self.folder / ".locks" / f"{images_id[:40]}.stalled"
+    def stall_report(self, name: str) -> Path:
+        """Where the stack of a method that hangs is written before its process is ended; ``name``
+        is what is being made, images or a row."""
+        return self.folder / ".locks" / f"{name[:40]}.stalled"
 
     def write_augmented(self, place: Place, made: Augmented, encode: Encode) -> None:
         """The first stage of a trial; ``encode`` turns uint8 [S, S, 3] into a PNG file. Call it

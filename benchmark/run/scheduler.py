@@ -99,7 +99,8 @@ def run(
     return outcome
 
 
-Stage = tuple[Literal["augment", "evaluate"], Cell]
+StageName = Literal["augment", "evaluate"]
+Stage = tuple[StageName, Cell]
 
 
 class _Run:
@@ -194,7 +195,7 @@ class _Run:
 
     def _land(self, flown: Stage, future: Future[worker.Done]) -> None:
         stage, cell = flown
-        done = self._result(cell, future)
+        done = self._result(stage, cell, future)
         if done.status == "storage":
             raise StorageError(done.reason)
         if done.status == "busy":
@@ -241,13 +242,13 @@ class _Run:
         self.outcome.failed.append(record)
         self.listener.finished(record)
 
-    def _result(self, cell: Cell, future: Future[worker.Done]) -> worker.Done:
+    def _result(self, stage: StageName, cell: Cell, future: Future[worker.Done]) -> worker.Done:
         """What a stage ended with, an ended or dead worker included."""
         try:
             return future.result()
         except WorkerDied as error:
-            report = self.store.stall_report(cell.trial.images_id)
-            if stack := _read_once(report):
+            made = cell.trial.images_id if stage == "augment" else cell.record_id
+            if stack := _read_once(self.store.stall_report(made)):
                 seconds = cell.trial.protocol.defaults.stall_seconds
                 return worker.Done(
                     "failed",

@@ -31,7 +31,8 @@ from benchmark.trial.augment import augment
 from benchmark.trial.evaluate import evaluate
 
 if TYPE_CHECKING:
-    from benchmark.upstream import Progress, Upstream
+    from benchmark.meter import Progress
+    from benchmark.upstream import Upstream
 
 
 @dataclass(frozen=True)
@@ -176,7 +177,10 @@ def run_evaluate(job: Job, trial_id: str, classifier: str, control_id: str) -> D
                     return Done("lost", f"{trial.call.label!r}: its images were damaged twice")
                 upstream = worker.upstream(trial.upstream)
                 tell = worker.progress(_label(trial))
-                record, table = evaluate(trial, classifier, made, upstream, control_id, tell)
+                report = worker.store.stall_report(record_id)
+                record, table = evaluate(
+                    trial, classifier, made, upstream, control_id, tell, report
+                )
                 worker.store.write_record(trial.place, record, table)
     return ended[0]
 

@@ -17,9 +17,9 @@ from benchmark.registry import method_error
 from benchmark.trial import Trial
 
 if TYPE_CHECKING:
-    from benchmark.meter import Budget, Meter
+    from benchmark.meter import Budget, Meter, Progress
     from benchmark.trial.ledger import Ledger
-    from benchmark.upstream import Progress, Upstream
+    from benchmark.upstream import Upstream
 
 
 def augment(
@@ -47,7 +47,7 @@ def augment(
     facts = trial.call.method.facts
     upstream.load(facts.uses)
     defaults = trial.protocol.defaults
-    guard = StallGuard(defaults.stall_seconds, stall_report, defaults.grace_seconds)
+    guard = StallGuard(defaults.stall_seconds, stall_report, defaults.stall_grace_seconds)
     meter = Meter(budget_of(trial, upstream), len(trial.task.classes), guard=guard)
     ledger = Ledger(trial.call.label, trial.split, meter.budget, facts.filters)
     seed_everything(trial.seeds.draw)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from benchmark.data.split import Split
-    from benchmark.upstream import Progress, Upstream
+    from benchmark.meter import Progress
+    from benchmark.upstream import Upstream
 
 
 def evaluate(
@@ -31,8 +33,12 @@ def evaluate(
     upstream: Upstream,
     control_id: str,
     progress: Progress,
+    stall_report: Path | None = None,
 ) -> tuple[Record, pd.DataFrame]:
     """Trains one classifier on shots and ledger images, reads the test split once.
+
+    Args:
+        stall_report: see ``StallGuard``, which watches the method's batch hook.
 
     Returns:
         The record and the predictions (columns ``id``, ``label``, ``prediction``).
@@ -44,7 +50,7 @@ def evaluate(
     started = time.perf_counter()
     seed_everything(seed)
     added = made.pixels, made.targets(len(trial.task.classes))
-    mixer = _mixer(trial, made.facts)
+    mixer = _mixer(trial, made.facts, stall_report)
     trained = train(spec, split, added, upstream, seed, upstream.device, progress, mixer)
     facts = mixer.added_to(made.facts) if mixer else made.facts
     predictions = _table(split, trained.predictions)
@@ -77,7 +83,7 @@ def _table(split: Split, predictions: np.ndarray) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
-def _mixer(trial: Trial, facts: AugmentFacts) -> Mixer | None:
+def _mixer(trial: Trial, facts: AugmentFacts, stall_report: Path | None) -> Mixer | None:
     """The method's batch hook, on what the first stage left of the budget; it draws from the seed
     of the training."""
     from benchmark.meter import Budget, Meter
@@ -87,7 +93,8 @@ def _mixer(trial: Trial, facts: AugmentFacts) -> Mixer | None:
         return None
     spec = trial.protocol.budget_named(trial.budget)
     cap = math.inf if facts.tflops_cap is None else facts.tflops_cap
-    guard = StallGuard(trial.protocol.defaults.stall_seconds)
+    defaults = trial.protocol.defaults
+    guard = StallGuard(defaults.stall_seconds, stall_report, defaults.stall_grace_seconds)
     budget = Budget(spec.images_per_class, cap)
     meter = Meter(budget, len(trial.task.classes), facts.phases, guard)
     rng = np.random.default_rng([trial.seeds.training, int(trial.task.hash[:8], 16), 1])

@@ -7,7 +7,7 @@ then computes with it is charged to the trial's meter.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,14 +23,11 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-    from benchmark.meter import Meter
+    from benchmark.meter import Meter, Progress
     from benchmark.upstream.corpora import Corpus
     from benchmark.upstream.encoder import Encoder
     from benchmark.upstream.generator import Generator
     from benchmark.upstream.index import Index
-
-# (what, done, total): what is being counted, such as ("augment", 120, 500)
-Progress = Callable[[str, int, int], None]
 
 Spec = TypeVar("Spec", CorpusSpec, GeneratorSpec)
 

@@ -34,7 +34,7 @@ def image_tflops(upstream: Upstream) -> float | None:
         value, check = json.loads(path.read_text())
         if check == canonical_hash([key, value]):
             return float(value)
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         pass
     value = upstream.generator.estimate_tflops(1)
     write_file(path, json.dumps([value, canonical_hash([key, value])]).encode())

@@ -18,7 +18,7 @@ from benchmark.content import file_hash
 from benchmark.errors import DataError, StorageError
 from benchmark.files import new_file, set_aside, sha256_of, to_json, write_file
 from benchmark.home import cache_folder
-from benchmark.upstream import Progress
+from benchmark.meter import Progress
 from benchmark.upstream.corpora import Corpus
 from benchmark.upstream.encoder import Encoder
 

@@ -33,7 +33,7 @@ sampling = { steps = 4, guidance_scale = 2.0 }
 
 [budget.S]
 images_per_class = 2
-compute = 50
+compute = 400
 
 [classifier.resnet-scratch]
 kind = "scratch"

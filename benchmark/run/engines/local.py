@@ -21,9 +21,16 @@ class LocalEngine:
     Args:
         workers: how many; None chooses by GPUs, cores and memory.
         device: as ``Settings.device``, for that choice.
+
+    Raises:
+        ConfigError: this machine has no such device.
     """
 
     def __init__(self, workers: int | None = None, device: str = "auto") -> None:
+        if device not in ("auto", "cpu"):
+            from benchmark.upstream.loading import pick_device
+
+            pick_device(device)
         self._workers = workers or default_workers(device)
         self._pool: Any = None
 
