@@ -1,4 +1,4 @@
-"""Corpora: what retrieval searches, opened from files and folders, with all that can be wrong."""
+"""Corpora: opened from files and folders, and what can be wrong in them."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -174,7 +175,66 @@ def test_a_class_may_hold_several_labels(shapes: Path, edit: Edit) -> None:
     assert both == {0, 1}
 
 
-# --- what a split is ----------------------------------------------------------------------------
+# --- what a task and a split are ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('title = "Shapes"', 'title = "Forms"'),
+        ("Discs and squares", "Round and square things"),
+        ("CC0-1.0", "MIT"),
+        ("example.org/shapes", "example.org/forms"),
+        ("The tests (2026)", "The tests (2027)"),
+        ("train.rows", 'defaults.budget = "M"\ndefaults.classifiers = ["probe"]\ntrain.rows'),
+        ("shots = [1, 3]", "shots = [3, 7]  # a comment"),
+    ],
+)
+def test_prose_and_defaults_leave_a_task_what_it_is(
+    shapes: Path, edit: Edit, old: str, new: str
+) -> None:
+    before = task(shapes).hash
+    edit(shapes / "tasks" / "shapes.toml", old, new)
+    assert task(shapes).hash == before
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('prompts = ["an emoji', 'prompts = ["a drawing'),
+        ('queries = ["an emoji', 'queries = ["a drawing'),
+        ('name = "red circle"', 'name = "red disc"'),
+        ('name = "red circle"', 'name = "red circle", members = ["ball"]'),
+        ('name = "red circle"', 'name = "red circle", definition = "round"'),
+        ("{ label = 0,", "{ label = [0, 7],"),
+        ("flip = true", "flip = false"),
+        ("image_size = 32", "image_size = 16"),
+        ("test_fraction = 0.5", "pool_per_class = 6"),
+        ("val_per_class = 1", "val_per_class = 2"),
+        ("flip = true", 'flip = true\nmetric = "mean_per_class"'),
+        ("flip = true", "flip = true\nversion = 2"),
+        ("flip = true", 'flip = true\ncolumns.label = "colour"'),
+        ('train.sha256 = "', 'train.sha256 = "0'),
+        ('name = "shapes"', 'name = "forms"'),  # the draw depends on it
+    ],
+)
+def test_what_decides_images_and_prompts_makes_another_task(
+    shapes: Path, edit: Edit, old: str, new: str
+) -> None:
+    before = task(shapes).hash
+    edit(shapes / "tasks" / "shapes.toml", old, new)
+    card = shapes / "tasks" / "shapes.toml"
+    card.write_text(re.sub('sha256 = "0(.{63}).', r'sha256 = "0\1', card.read_text()))
+    assert task(shapes).hash != before
+
+
+def test_a_card_may_name_what_it_is_run_with(shapes: Path, edit: Edit) -> None:
+    defaults = task(shapes).card.defaults
+    assert (defaults.upstream, defaults.budget, defaults.classifiers) == (None, None, None)
+    stated = 'defaults.upstream = "sd15"\ndefaults.classifiers = ["linear-probe"]\ntrain.rows'
+    edit(shapes / "tasks" / "shapes.toml", "train.rows", stated)
+    defaults = task(shapes).card.defaults
+    assert (defaults.upstream, defaults.classifiers) == ("sd15", ["linear-probe"])
 
 
 def test_what_does_not_depend_on_the_seed_has_a_hash_of_its_own(

@@ -137,33 +137,42 @@ def test_a_missing_image_is_named(shapes: Path, change_rows: ChangeRows) -> None
         split_of(shapes).test.read().pixels()
 
 
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The images that were decoded since the test began, by name."""
+    names: list[str] = []
+
+    def noted(data: bytes, size: int, where: str) -> np.ndarray:
+        names.append(where)
+        return decode(data, size, where)
+
+    monkeypatch.setattr(tables, "decode", noted)
+    return names
+
+
 def test_images_too_many_to_keep_are_decoded_again(
-    shapes: Path, monkeypatch: pytest.MonkeyPatch
+    shapes: Path, monkeypatch: pytest.MonkeyPatch, decoded: list[str]
 ) -> None:
-    kept = split_of(shapes).test.read().pixels()
-    decoded = []
-    monkeypatch.setattr(tables, "decode", lambda *image: decoded.append(1) or decode(*image))
+    kept = split_of(shapes).shots.pixels()
+    assert len(decoded) == 9
     monkeypatch.setattr(tables, "KEEP_BYTES", 36 * 32 * 32 * 3 - 1)
-    for times in (1, 2):
-        assert np.array_equal(split_of(shapes).test.read().pixels(), kept)
-        assert len(decoded) == 18 * times
+    shots = split_of(shapes).shots
+    assert np.array_equal(shots.pixels(), kept) and np.array_equal(shots.pixels(), kept)
+    assert len(decoded) == 9 + 2 * 9
 
 
-def test_images_are_decoded_once_where_they_are_kept(
-    shapes: Path, monkeypatch: pytest.MonkeyPatch
+def test_images_are_decoded_when_they_are_asked_for_and_once_for_all_seeds(
+    shapes: Path, decoded: list[str]
 ) -> None:
-    before = split_of(shapes).val.pixels()
-    monkeypatch.setattr(tables, "decode", None)
-    assert np.array_equal(split_of(shapes).val.pixels(), before)
-    with pytest.raises(TypeError):
-        split_of(shapes).shots.pixels()  # not asked for until now
-
-
-def test_all_seeds_share_what_is_decoded(shapes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    one = split_of(shapes)
-    before = one.test.read().pixels()
-    monkeypatch.setattr(tables, "decode", None)
-    assert np.array_equal(load_split(one.task, 1, shapes).test.read().pixels(), before)
+    first, second = (load_split(split_of(shapes).task, seed, shapes) for seed in (0, 1))
+    assert decoded == []
+    before = first.val.pixels()
+    assert len(decoded) == 3
+    for split in (first, second, split_of(shapes)):
+        for part in (split.shots, split.val, split.unused):
+            part.pixels()
+    assert len(decoded) == len(set(decoded)) == 18  # all that is not for testing
+    assert np.array_equal(first.val.pixels(), before)
 
 
 # --- row groups ---------------------------------------------------------------------------------
@@ -250,9 +259,8 @@ def test_images_may_be_plain_bytes_or_files_beside(tmp_path: Path) -> None:
     for name, values in (("a", encoded), ("b", relative), ("c", absolute)):
         rows = [{"id": at, "image": value} for at, value in enumerate(values)]
         pq.write_table(pa.Table.from_pylist(rows), tmp_path / f"{name}.parquet")
-        assert np.array_equal(
-            table_of(tmp_path / f"{name}.parquet").images(range(3), None), expected
-        )
+        table = table_of(tmp_path / f"{name}.parquet")
+        assert np.array_equal(table.images(range(3), None), expected)
     (tmp_path / "images" / "1.png").unlink()
     with pytest.raises(DataError, match=r"files: image '1': .*1\.png"):
         table_of(tmp_path / "b.parquet").images(range(3), None)
@@ -333,11 +341,7 @@ def test_a_folder_of_image_files(shapes: Path, hub_cache: Path) -> None:
     declare_folder(shapes / "tasks" / "shapes.toml", folder, 'columns.id = ""')
     split = split_of(shapes)
     assert [len(part) for part in (split.shots, split.val, split.test)] == [9, 3, 18]
-    reds = {
-        decode(data, 32, "").tobytes()
-        for name, data in pictures().items()
-        if int(name[-2:]) % 3 == 0
-    }
+    reds = {decode(pictures()[f"shapes/{at:02}"], 32, "").tobytes() for at in range(0, 36, 3)}
     assert {pixels.tobytes() for pixels in split.shots.pixels([0, 1, 2])} <= reds
     split.check_apart()
 

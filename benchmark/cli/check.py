@@ -103,7 +103,10 @@ def _import(call: MethodCall, registry: Registry) -> Iterator[Check]:
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True
     )
-    if slow := done.stdout.split():
+    if done.returncode:
+        reason = (done.stderr.splitlines() or [""])[-1]
+        yield Check("imports", "wrong", f"alone in a process: {reason}", f"mend {call.method.path}")
+    elif slow := done.stdout.split():
         yield Check(
             "imports",
             "note",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from benchmark.data.card import Task
 from benchmark.errors import ConfigError
-from benchmark.protocol import BudgetSpec, Protocol, UpstreamSpec
+from benchmark.protocol import Protocol, UpstreamSpec
 from benchmark.registry import MethodCall, Registry
 
 if TYPE_CHECKING:
@@ -70,12 +70,11 @@ class TinyTrials:
         return augment(self.trial(split, draw), self.upstream, where, lambda *_: None)
 
     def trial(self, split: int, draw: int) -> Trial:
-        """Under a tier of few images, with the compute of the root's smallest tier."""
+        """Under a tier of few images, with the multiple of compute of the root's smallest."""
         from benchmark.trial import Seeds, Trial
 
         smallest = min(self.protocol.budget.values(), key=lambda tier: tier.images_per_class)
-        compute = smallest.compute * max(1, smallest.images_per_class / IMAGES_PER_CLASS)
-        tier = BudgetSpec(images_per_class=IMAGES_PER_CLASS, compute=compute)
+        tier = smallest.model_copy(update={"images_per_class": IMAGES_PER_CLASS})
         defaults = self.protocol.defaults.model_copy(update={"stall_seconds": _STALL})
         protocol = self.protocol.model_copy(update={"budget": {_TIER: tier}, "defaults": defaults})
         seeds, root = Seeds(split, draw), self.registry.root

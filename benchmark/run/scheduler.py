@@ -168,14 +168,20 @@ class _Run:
         parts: dict[str, set[Part]] = {}
         for group in self.waiting.values():
             trial = group[0].trial
-            parts.setdefault(trial.upstream, set()).update(trial.call.method.facts.uses)
+            used = parts.setdefault(trial.upstream, {"encoder"})  # by it images are examined
+            used.update(trial.call.method.facts.uses)
         for upstream, used in parts.items():
             names = ", ".join(part for part in get_args(Part) if part in used)
-            self.listener.loading(f"{upstream}: {names}" if names else upstream)
+            self.listener.loading(f"{upstream}: {names}")
             future = self.engine.submit(worker.prepare, upstream, tuple(sorted(used)))
             while not self._wait([future]):
                 pass
-            done = future.result()
+            try:
+                done = future.result()
+            except WorkerDied as error:
+                raise DataError(
+                    f"upstream {upstream!r}: a worker died loading it: {error}"
+                ) from None
             if done.status == "storage":
                 raise StorageError(done.reason)
             if done.status not in ("ok", "skipped"):

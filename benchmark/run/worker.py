@@ -152,11 +152,13 @@ def run_augment(job: Job, images_id: str) -> Done:
         _same(trial.images_id, images_id)
         with worker.store.lock(images_id):
             if worker.store.read_augmented(trial.place, decode) is None:
+                tell = worker.progress(_label(trial))
+                tell("augment", 0, 1)  # the first image may take long: a method trains before it
                 made = augment(
                     trial,
                     worker.upstream(trial.upstream),
                     worker.environment(),
-                    worker.progress(_label(trial)),
+                    tell,
                     worker.store.stall_report(images_id),
                 )
                 worker.store.write_augmented(trial.place, made, encode_png)
