@@ -9,7 +9,7 @@ from benchmark.data.split import load_split
 from benchmark.home import find_root
 from benchmark.registry import load_registry
 from benchmark.upstream import open_upstream
-from perf.adaptation import held_out
+from docs.scripts.adaptation import held_out
 from tests.small import budget, of_classes, small_spec
 
 ROOT = find_root()
