@@ -1,11 +1,12 @@
-"""What the harness costs: the share of a trial that is not spent in model calls, and its peak
-memory. The aims: under 5 % of the trial, under 3 GiB.
+"""Overhead of the harness: the share of a trial that is not spent in model calls, and its peak
+memory. Targets: under 5 % of the trial, under 3 GiB.
 
 A model call is a forward pass of an outermost module, its loss, a backward pass, an optimizer
-step, the fit of a linear probe (which is no module), or a search of the index. Everything else
-(augmentation, schedulers, decoding, hashing, ledger, files) is overhead.
+step, the training of a linear probe (which is not a module), or a search of the index. Everything
+else is overhead: train-time augmentation, schedulers, decoding, hashing, contamination, ledger,
+files. On a GPU every model call waits for its kernels, so that their time is counted as its own.
 
-    python perf/overhead.py [--task fashion-5shot] [--budget S] [--methods a,b]
+    python perf/overhead.py [--task fashion-5shot] [--budget S] [--methods a,b] [--device cpu]
 """
 
 from __future__ import annotations
@@ -33,13 +34,13 @@ from benchmark.upstream import open_upstream
 
 
 class ModelClock:
-    """Seconds inside model calls, nested ones counted once."""
+    """Seconds inside model calls; nested calls are counted once."""
 
     def __init__(self) -> None:
         self.seconds, self.depth, self.restore = 0.0, 0, []
 
     def timed(self, owner: Any, name: str) -> None:
-        """Wraps ``owner.name`` until the clock is closed."""
+        """Wrap ``owner.name`` until the clock is closed."""
         original = getattr(owner, name)
 
         def call(*args: Any, **kwargs: Any) -> Any:
@@ -50,6 +51,8 @@ class ModelClock:
             finally:
                 self.depth -= 1
                 if not self.depth:
+                    if torch.cuda.is_available():
+                        torch.cuda.synchronize()
                     self.seconds += time.perf_counter() - started
 
         setattr(owner, name, call)
@@ -70,20 +73,21 @@ class ModelClock:
 
 
 def measure(trial: Trial, classifiers: list[str], upstream: Any) -> dict[str, float]:
-    """One trial, both halves, written to a folder that is thrown away."""
-    told = environment(trial.root, upstream.device, torch.get_num_threads())
+    """Both stages of one trial, written to a temporary folder."""
+    facts = environment(trial.root, upstream.device, torch.get_num_threads())
     with tempfile.TemporaryDirectory() as folder, ModelClock() as clock:
         clock.timed(upstream.index, "search")
         store, started = Store(Path(folder)), time.perf_counter()
-        made = augment(trial, upstream, told.model_dump(mode="json"), lambda *_: None)
-        store.write_augmented(Path(folder) / "t", made, encode_png)
+        augmented = augment(trial, upstream, facts.model_dump(mode="json"), lambda *_: None)
+        store.write_augmented(Path(folder) / "t", augmented, encode_png)
         for name in classifiers:
             record, table = classify(
-                trial, name, made, upstream, trial.record_id(name), lambda *_: None
+                trial, name, augmented, upstream, trial.record_id(name), lambda *_: None
             )
             store.write_record(Path(folder) / "t", record, table)
-        whole = time.perf_counter() - started
-    return {"seconds": whole, "models": clock.seconds, "peak_mb": made.facts["peak_memory_mb"]}
+        seconds = time.perf_counter() - started
+    peak_mb = augmented.facts["peak_memory_mb"]
+    return {"seconds": seconds, "models": clock.seconds, "peak_mb": peak_mb}
 
 
 def main() -> None:
@@ -91,28 +95,29 @@ def main() -> None:
     parser.add_argument("--task", default="fashion-5shot")
     parser.add_argument("--budget", default="S")
     parser.add_argument("--methods", default="retrieve_text,prompt_simple")
+    parser.add_argument("--device", default="auto")
     options = parser.parse_args()
     torch.set_num_threads(1)
     root = find_root()
     protocol = load_protocol(root)
     registry = load_registry(root, protocol)
     name = protocol.defaults.upstream
-    upstream = open_upstream(name, protocol.upstream_named(name), root, "auto")
+    upstream = open_upstream(name, protocol.pick("upstream", name), root, options.device)
     for part in ("corpus", "encoder", "index", "generator"):
         getattr(upstream, part)
-    found = {}
+    overhead = {}
     for method in options.methods.split(","):
         call, task = registry.call(method), registry.task(options.task)
         trial = Trial(task, call, name, options.budget, 0, protocol, root)
         measure(trial, protocol.defaults.classifiers, upstream)  # fills caches: FLOP counts, splits
-        taken = measure(trial, protocol.defaults.classifiers, upstream)
-        share = 1 - taken["models"] / taken["seconds"]
-        found[method] = {"overhead": round(share, 4), **taken}
+        spent = measure(trial, protocol.defaults.classifiers, upstream)
+        share = 1 - spent["models"] / spent["seconds"]
+        overhead[method] = {"overhead": round(share, 4), **spent}
         print(
-            f"{method:20} {taken['seconds']:6.2f} s, models {taken['models']:6.2f} s, "
-            f"overhead {share:.1%}, peak {taken['peak_mb'] / 1024:.2f} GiB"
+            f"{method:20} {spent['seconds']:6.2f} s, models {spent['models']:6.2f} s, "
+            f"overhead {share:.1%}, peak {spent['peak_mb'] / 1024:.2f} GiB"
         )
-    print(json.dumps({"overhead": found}))
+    print(json.dumps({"overhead": overhead}))
 
 
 if __name__ == "__main__":

@@ -9,9 +9,8 @@ from benchmark.data.split import load_split
 from benchmark.home import find_root
 from benchmark.registry import load_registry
 from benchmark.upstream import open_upstream
-from perf.adaptation import held_out
-from tests.helpers.trials import budget, of_classes
-from tests.helpers.upstreams import small_spec
+from docs.scripts.adaptation import held_out
+from tests.small import budget, of_classes, small_spec
 
 ROOT = find_root()
 REGISTRY = load_registry(ROOT)
