@@ -10,7 +10,8 @@ from benchmark.home import find_root
 from benchmark.registry import load_registry
 from benchmark.upstream import open_upstream
 from docs.scripts.adaptation import held_out
-from tests.small import budget, of_classes, small_spec
+from tests.helpers.trials import budget, of_classes
+from tests.helpers.upstreams import small_spec
 
 ROOT = find_root()
 REGISTRY = load_registry(ROOT)
