@@ -43,6 +43,7 @@ HEAVY = {
     "diffusers",
     "transformers",
     "faiss",
+    "peft",
     "datasets",
     "pandas",
     "pandera",

@@ -20,7 +20,6 @@ from benchmark.home import find_root
 from benchmark.meter import Meter
 from benchmark.protocol import BudgetSpec
 
-torch.set_num_threads(1)
 DIFFUSION = find_root(Path(__file__)) / "pocket" / "stable-diffusion"
 
 
