@@ -40,6 +40,7 @@ SPECS = pytest.mark.parametrize("spec", [SCRATCH, PROBE, FINETUNE], ids=lambda s
 @pytest.fixture(scope="module")
 def pocket(root):
     """The pocket upstream; only its CLIP is loaded here."""
+    torch.set_num_threads(1)
     return open_upstream("pocket", load_protocol(root).pick("upstream", "pocket"), root, "cpu")
 
 

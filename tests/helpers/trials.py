@@ -51,7 +51,7 @@ def of_classes(shots: Shots, chosen: range) -> Shots:
     return replace(cut(shots), reserve=reserve)
 
 
-def quick_params(method: Method) -> Params:
+def quick(method: Method) -> Params:
     """Parameters with every number of steps, and of neighbours to learn from, at 2."""
     ends = ("steps", "neighbours")
     steps = [name for name in method.params.model_fields if name.split("_")[-1] in ends]
@@ -68,7 +68,7 @@ def run_method(
     **caps: float,
 ) -> tuple[Ledger, Meter]:
     """What a trial does with a method: ledger and meter afterwards. A method may be stopped where
-    ``caps`` are given, and nowhere else. Default: the ``quick_params``."""
+    ``caps`` are given, and nowhere else. Default: the ``quick`` parameters."""
     seed_everything(seed)
     meter = Meter(budget(PER_CLASS, **caps), len(split.task.classes))
     ledger = Ledger(method.name, split, meter.budget, method.facts.filters)
@@ -76,7 +76,7 @@ def run_method(
     given = fingerprint(shots)
     with upstream.metered(meter), suppress(BudgetStop) if caps else nullcontext():
         rng = np.random.default_rng(seed)
-        made = method.augment(shots, upstream, meter, rng, params or quick_params(method))
+        made = method.augment(shots, upstream, meter, rng, params or quick(method))
         for images in made:
             ledger.add(images)
             if ledger.full:
