@@ -17,7 +17,6 @@ from benchmark.flops import count_flops, watch
 from benchmark.home import find_root
 from benchmark.meter import Budget, Meter
 
-torch.set_num_threads(1)
 DIFFUSION = find_root(Path(__file__)) / "pocket" / "stable-diffusion"
 
 

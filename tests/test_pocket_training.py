@@ -320,7 +320,8 @@ def test_a_start_from_weights_warms_up_again(script, earlier_training, tmp_path)
     import torch
     from safetensors.torch import load_file
 
-    start = script("train_unet").Start(*earlier_training.values())
+    names = ("init", "init_raw", "init_step", "init_log")
+    start = script("train_unet").Start(*(earlier_training[name] for name in names))
     recipe = script("_training").Recipe(4e-4, until_step=1000)
     run = start.run(recipe, tmp_path / "work", 0, torch.device("cpu"))
     raw = load_file(earlier_training["init_raw"])

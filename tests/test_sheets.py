@@ -12,12 +12,7 @@ from benchmark.errors import RecordError
 from benchmark.images import decode
 from benchmark.records.store import read_results
 from benchmark.submission.pack import pack
-from tests.helpers.results import change_line, write_results
-
-
-@pytest.fixture
-def results(shapes, tmp_path):
-    return write_results(shapes, tmp_path / "results")
+from tests.helpers.results import change_line
 
 
 @pytest.fixture
