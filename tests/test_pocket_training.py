@@ -337,7 +337,7 @@ def test_a_start_from_weights_warms_up_again(script, earlier_training, tmp_path)
     assert run.learning_rate() == pytest.approx(4e-4)
 
 
-def test_a_training_from_weights_resumes_exactly(script, earlier_training, tmp_path, one_thread):
+def test_a_training_from_weights_resumes_exactly(script, earlier_training, tmp_path):
     import torch
 
     def train_until(step, work):
