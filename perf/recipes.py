@@ -54,7 +54,7 @@ class OnReserve(Trial):
     @cached_property
     def split(self) -> Split:
         drawn = load_split(self.task, self.seed, self.root)
-        return replace(drawn, test=TestSplit(drawn.unused))
+        return replace(drawn, test=TestSplit(drawn.unused), unused=drawn.unused.select([]))
 
 
 @dataclass
