@@ -15,7 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -25,12 +25,13 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmark.contract import Provenance, Shots
-from benchmark.data.split import load_split
 from benchmark.errors import BudgetStop
 from benchmark.home import find_root
-from benchmark.meter import Meter, Spend
-from benchmark.protocol import BudgetSpec, load_protocol
+from benchmark.meter import Budget, Meter, Spend
+from benchmark.protocol import load_protocol
 from benchmark.registry import MethodCall, load_registry
+from benchmark.trial import Seeds, Trial
+from benchmark.trial.augment import budget_of, seed_everything
 from benchmark.upstream import Upstream, open_upstream
 from benchmark.upstream.generator import denoiser
 
@@ -56,13 +57,13 @@ class Run:
         return self.spent.get(name, Spend())
 
 
-def run(call: MethodCall, shots: Shots, upstream: Upstream, budget: BudgetSpec) -> Run:
+def run(call: MethodCall, shots: Shots, upstream: Upstream, budget: Budget) -> Run:
     """Run the method until it ends, reaches its number of images, or has spent its budget."""
     result, meter = Run(), Meter(budget, len(shots.classes))
     cap = budget.images_per_class * len(shots.classes)
-    torch.manual_seed(0)
+    seed_everything(0)
     try:
-        with upstream.metered(meter), meter.alarm(), _counted(upstream, result.batches):
+        with upstream.metered(meter), meter.watching(), _counted(upstream, result.batches):
             rng = np.random.default_rng(0)
             for images in call.method.augment(shots, upstream, meter, rng, call.params) or ():
                 result.images += images.provenance
@@ -117,7 +118,7 @@ def plain(pipeline: Any, size: int, result: Run, seconds: float) -> dict[str, fl
 
 
 def measure(
-    call: MethodCall, shots: Shots, upstream: Upstream, budget: BudgetSpec, pipeline: Any
+    call: MethodCall, shots: Shots, upstream: Upstream, budget: Budget, pipeline: Any
 ) -> dict[str, Any]:
     """One row of the table: the method's second run, since the first fills caches."""
     run(call, shots, upstream, budget)
@@ -145,19 +146,18 @@ def main() -> None:
     protocol = load_protocol(root)
     registry = load_registry(root, protocol)
     name = protocol.defaults.upstream
-    upstream = open_upstream(name, protocol.pick("upstream", name), root, options.device)
+    upstream = open_upstream(name, protocol.upstream_named(name), root, options.device)
     generating = [
         name for name, method in registry.methods.items() if "generator" in method.facts.uses
     ]
     calls = [registry.call(name) for name in options.methods or generating]
-    shots = load_split(registry.task(options.task), 0, root).as_shots(with_reserve=False)
-    declared = protocol.pick("budget", options.budget)
-    budget = declared.model_copy(
-        update={
-            "images_per_class": options.images_per_class,
-            "tflops": declared.tflops * options.share,
-            "seconds": options.seconds,
-        }
+    task = registry.task(options.task)
+    trial = Trial(task, calls[0], name, options.budget, Seeds(0), protocol, root)
+    shots, declared = trial.split.as_shots(), budget_of(trial, upstream)
+    budget = replace(
+        declared,
+        images_per_class=options.images_per_class,
+        tflops=declared.tflops * options.share,
     )
     own = upstream.generator.pipeline
     pipeline = plain_pipeline(
@@ -165,8 +165,7 @@ def main() -> None:
     )
     rows = []
     for call in calls:
-        for part in call.method.facts.uses:
-            getattr(upstream, part)
+        upstream.load(call.method.facts.uses)
         rows.append(measure(call, shots, upstream, budget, pipeline))
     Console(width=140).print(_table(rows))
     print(json.dumps({"denoising": rows, **vars(options)}))
@@ -199,10 +198,9 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--methods", nargs="+", help="default: all that use the generator")
     parser.add_argument("--task", default="fashion-1shot")
-    parser.add_argument("--budget", default="S", help="its TFLOPs and NFE")
+    parser.add_argument("--budget", default="S", help="its TFLOPs")
     parser.add_argument("--share", type=float, default=0.25, help="of its TFLOPs")
     parser.add_argument("--images-per-class", type=int, default=2)
-    parser.add_argument("--seconds", type=float, default=120.0, help="limit of a run")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="auto")
     return parser.parse_args()

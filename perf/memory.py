@@ -29,7 +29,8 @@ def measure(method: str, options: argparse.Namespace) -> dict[str, Any]:
     import torch
 
     from benchmark.errors import BenchError
-    from benchmark.trial import Trial
+    from benchmark.records.environment import environment
+    from benchmark.trial import Seeds, Trial
     from benchmark.trial.augment import augment
     from benchmark.upstream import open_upstream
 
@@ -40,16 +41,16 @@ def measure(method: str, options: argparse.Namespace) -> dict[str, Any]:
     name = protocol.defaults.upstream
     upstream = open_upstream(name, protocol.upstream_named(name), root, options.device)
     task, call = registry.task(options.task), registry.call(method)
-    trial = Trial(task, call, name, options.budget, 0, protocol, root)
-    for part in {"encoder", *call.method.facts.uses}:  # the contamination check uses it
-        getattr(upstream, part)
+    trial = Trial(task, call, name, options.budget, Seeds(0), protocol, root)
+    upstream.load({"encoder", *call.method.facts.uses})  # the contamination check uses it
+    where = environment(root, upstream.device, options.threads)
     models = psutil.Process().memory_info().rss / 1024**2
     try:
-        facts = augment(trial, upstream, {}, lambda *_: None).facts
+        facts = augment(trial, upstream, where, lambda *_: None).facts
     except BenchError as error:
         return {"method": method, "models": models, "note": str(error)}
-    peaks = {key: facts[key] for key in ("peak_memory_mb", "peak_gpu_memory_mb")}
-    return {"method": method, "models": models, **peaks, "note": facts["reason"]}
+    peaks = facts.model_dump(include={"peak_memory_mb", "peak_gpu_memory_mb"})
+    return {"method": method, "models": models, **peaks, "note": facts.reason}
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """Seconds to train tokens or conditioning of all classes together, against one run per class.
 
 Every method that adapts tokens or conditioning is run once with all classes, and once for each
-class alone with the same parameters (so the same steps per class) and a share of the caps. The
+class alone with the same parameters (so the same steps per class) and a share of the TFLOPs. The
 ratio is of seconds in the phase ``fit``. It can be compared where both spent the same NFE and
 yielded as many images, so both are shown.
 
@@ -22,10 +22,12 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmark.contract import Shots
-from benchmark.data.split import load_split
 from benchmark.home import find_root
-from benchmark.protocol import BudgetSpec, load_protocol
+from benchmark.meter import Budget
+from benchmark.protocol import load_protocol
 from benchmark.registry import MethodCall, load_registry
+from benchmark.trial import Seeds, Trial
+from benchmark.trial.augment import budget_of
 from benchmark.upstream import Upstream, open_upstream
 
 ADAPTATIONS = ("token", "conditioning")
@@ -43,12 +45,10 @@ def of_classes(shots: Shots, labels: list[int]) -> Shots:
     )
 
 
-def measure(
-    call: MethodCall, shots: Shots, upstream: Upstream, budget: BudgetSpec
-) -> dict[str, Any]:
+def measure(call: MethodCall, shots: Shots, upstream: Upstream, budget: Budget) -> dict[str, Any]:
     """One row of the table. A first run of each kind fills caches and is not counted."""
     count = len(shots.classes)
-    share = budget.model_copy(update={"tflops": budget.tflops / count, "nfe": budget.nfe // count})
+    share = replace(budget, tflops=budget.tflops / count)
     single = [of_classes(shots, [label]) for label in range(count)]
     run(call, single[0], upstream, share)
     run(call, shots, upstream, budget)
@@ -86,14 +86,13 @@ def main() -> None:
     methods = registry.methods.items()
     adapting = [name for name, method in methods if method.facts.adaptation in ADAPTATIONS]
     calls = [registry.call(name) for name in options.methods or adapting]
-    shots = load_split(registry.task(options.task), 0, root).as_shots(with_reserve=False)
-    shots = of_classes(shots, list(range(min(options.classes, len(shots.classes)))))
-    caps = {"images_per_class": options.images_per_class, "seconds": options.seconds}
-    budget = protocol.budget_named(options.budget).model_copy(update=caps)
+    task = registry.task(options.task)
+    trial = Trial(task, calls[0], name, options.budget, Seeds(0), protocol, root)
+    shots = of_classes(trial.split.as_shots(), list(range(min(options.classes, len(task.classes)))))
+    budget = replace(budget_of(trial, upstream), images_per_class=options.images_per_class)
     rows = []
     for call in calls:
-        for part in call.method.facts.uses:
-            getattr(upstream, part)
+        upstream.load(call.method.facts.uses)
         rows.append(measure(call, shots, upstream, budget))
     Console(width=140).print(_table(rows))
     print(json.dumps({"personalization": rows, **vars(options)}))
@@ -122,9 +121,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--methods", nargs="+", help="default: all of these adaptations")
     parser.add_argument("--task", default="fashion-5shot")
     parser.add_argument("--classes", type=int, default=4)
-    parser.add_argument("--budget", default="S", help="its TFLOPs and NFE, for all classes")
+    parser.add_argument("--budget", default="S", help="its TFLOPs, for all classes")
     parser.add_argument("--images-per-class", type=int, default=1)
-    parser.add_argument("--seconds", type=float, default=120.0, help="limit of a run")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="auto")
     return parser.parse_args()

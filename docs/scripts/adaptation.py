@@ -27,12 +27,12 @@ from rich.table import Table
 from torch import Tensor
 
 from benchmark.contract import Shots
-from benchmark.data.split import load_split
 from benchmark.home import find_root
 from benchmark.meter import Budget, Meter
 from benchmark.protocol import load_protocol
 from benchmark.registry import MethodCall, load_registry
-from benchmark.trial.augment import seed_everything
+from benchmark.trial import Seeds, Trial
+from benchmark.trial.augment import budget_of, seed_everything
 from benchmark.upstream import Upstream, open_upstream
 from benchmark.upstream.conditioning import Conditioning
 from benchmark.upstream.generator import Generator
@@ -154,18 +154,21 @@ def main() -> None:
     root = find_root()
     protocol, registry = load_protocol(root), load_registry(root)
     name = protocol.defaults.upstream
-    upstream = open_upstream(name, protocol.pick("upstream", name), root, "cpu")
-    shots = load_split(registry.task(options.task), options.seed, root).as_shots(with_reserve=True)
+    upstream = open_upstream(name, protocol.upstream_named(name), root, "cpu")
     trained = [name for name, m in registry.methods.items() if m.facts.adaptation != "none"]
+    task = registry.task(options.task)
+    calls = [registry.call(text) for text in options.methods or trained]
+    seeds = Seeds(options.seed, options.seed, options.seed)
     table = Table(title=f"Held-out denoising loss, {options.task}, tier {options.budget}")
     for title in ("method", "plain", "own", "gain %", "other", "TFLOPs", "seconds"):
         table.add_column(title, justify="left" if title == "method" else "right")
-    budget = protocol.pick("budget", options.budget)
-    for text in options.methods or trained:
-        loss = held_out(registry.call(text), shots, upstream, budget, options.seed)
+    for call in calls:
+        trial = Trial(task, call, name, options.budget, seeds, protocol, root)
+        shots, budget = trial.split.as_shots(with_unused=True), budget_of(trial, upstream)
+        loss = held_out(call, shots, upstream, budget, options.seed)
         gain = 100 * (1 - loss.own / loss.plain)
         values = [loss.plain, loss.own, gain, loss.other, loss.tflops]
-        row = [text, *(f"{value:.4f}" for value in values), f"{loss.seconds:.1f}"]
+        row = [call.label, *(f"{value:.4f}" for value in values), f"{loss.seconds:.1f}"]
         table.add_row(*row)
         print(*row, flush=True)
     Console().print(table)

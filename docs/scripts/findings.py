@@ -41,18 +41,18 @@ def main() -> None:
     print_trained(cells, lines)
 
 
-def print_task(lines: list[Line]) -> None:
+def print_task(lines: list[MethodSummary]) -> None:
     """Methods of one task, by their mean gain over the classifiers."""
     registry = load_registry(find_root())
     classifiers = sorted({line.classifier for line in lines})
-    rows: dict[str, dict[str, Line]] = {}
+    rows: dict[str, dict[str, MethodSummary]] = {}
     for line in lines:
         rows.setdefault(line.method, {})[line.classifier] = line
     heads = ["method", "family", *(f"{name}: %, gain" for name in classifiers)]
     heads += ["rank", "TFLOPs", "flagged"]
     print("| " + " | ".join(heads) + " |\n|" + "---|" * len(heads))
 
-    def total_gain(row: dict[str, Line]) -> float:
+    def total_gain(row: dict[str, MethodSummary]) -> float:
         return sum(line.gain.value if line.gain else 0.0 for line in row.values())
 
     for method, row in sorted(rows.items(), key=lambda item: -total_gain(item[1])):
@@ -67,7 +67,7 @@ def print_task(lines: list[Line]) -> None:
         print("| " + " | ".join(texts) + " |")
 
 
-def print_trained(cells: list[Cell], lines: list[Line]) -> None:
+def print_trained(cells: list[ScoredRow], lines: list[MethodSummary]) -> None:
     """Paired differences of trained methods to untrained ones, in points."""
     registry = load_registry(find_root())
     contests = sorted({(line.task, line.classifier) for line in lines})

@@ -31,11 +31,12 @@ from benchmark.classify import train
 from benchmark.data.split import Split, TestSplit, load_split
 from benchmark.home import find_root
 from benchmark.protocol import Protocol, load_protocol
-from benchmark.records.store import Augmented
+from benchmark.records.augmented import Augmented
+from benchmark.records.environment import environment
+from benchmark.records.score import score
 from benchmark.registry import load_registry
-from benchmark.trial import Trial
+from benchmark.trial import Seeds, Trial
 from benchmark.trial.augment import augment
-from benchmark.trial.evaluate import score
 from benchmark.upstream import Upstream, open_upstream
 
 GRIDS: dict[str, dict[str, tuple[float, ...]]] = {
@@ -49,12 +50,13 @@ Candidate = tuple[tuple[str, float], ...]  # the values that it changes in the d
 
 
 class UnusedImagesTrial(Trial):
-    """A trial with the unused training images of its split in the place of the test images."""
+    """A trial with the unused training images of its split in the place of the test images: none
+    of them is left unused."""
 
     @cached_property
     def split(self) -> Split:
-        split = load_split(self.task, self.seed, self.root)
-        return replace(split, test=TestSplit(split.reserve))
+        split = load_split(self.task, self.seeds.split, self.root)
+        return replace(split, test=TestSplit(split.unused), unused=split.unused.select([]))
 
 
 @dataclass
@@ -81,14 +83,17 @@ class Search:
         self, candidate: Candidate, trial: Trial, augmented: Augmented
     ) -> tuple[float, float]:
         """The task's metric on the unused images, and the seconds of the training."""
-        declared = self.protocol.pick("classifier", self.classifier)
+        declared = self.protocol.classifier_named(self.classifier)
         recipe = type(declared).model_validate(declared.model_dump() | dict(candidate))
         added = augmented.pixels, augmented.targets(len(trial.task.classes))
         split = trial.split.fresh()
-        result = train(recipe, split, added, self.upstream, trial.seed, self.upstream.device)
+        result = train(
+            recipe, split, added, self.upstream, trial.seeds.training, self.upstream.device
+        )
         test, predicted = split.test, result.predictions
         table = pd.DataFrame({"id": test.ids, "label": test.labels, "prediction": predicted})
-        return score(table, trial, augmented.flagged["test_id"])["value"], result.seconds
+        value = score(table, trial.task.card.metric, augmented.flagged["test_id"])["value"]
+        return value, result.seconds
 
     def choose(self) -> Candidate:
         """By the rule above."""
@@ -136,22 +141,23 @@ def augmented_trials(
     """Augmented images of every task, method and seed, under one budget."""
     root = find_root()
     registry = load_registry(root, protocol)
+    where = environment(root, upstream.device, options.threads)
     for task, method, seed in product(options.tasks, options.methods, options.seeds):
-        if seed in protocol.defaults.seeds:
+        if seed in protocol.defaults.splits:
             raise SystemExit(
                 f"seed {seed} is one of the protocol's, with which records are made: choose a seed "
-                f"other than {', '.join(map(str, protocol.defaults.seeds))}"
+                f"other than {', '.join(map(str, protocol.defaults.splits))}"
             )
         trial = UnusedImagesTrial(
             registry.task(task),
             registry.call(method),
             upstream.name,
             options.budget,
-            seed,
+            Seeds(seed, seed, seed),
             protocol,
             root,
         )
-        yield trial, augment(trial, upstream, {}, lambda *_: None)
+        yield trial, augment(trial, upstream, where, lambda *_: None)
 
 
 def main() -> None:
@@ -160,7 +166,7 @@ def main() -> None:
     root = find_root()
     protocol = load_protocol(root)
     name = protocol.defaults.upstream
-    upstream = open_upstream(name, protocol.pick("upstream", name), root, options.device)
+    upstream = open_upstream(name, protocol.upstream_named(name), root, options.device)
     trials = list(augmented_trials(protocol, upstream, options))
     for classifier in options.classifier:
         search = Search(classifier, protocol, trials, upstream)
