@@ -145,6 +145,12 @@ def test_an_error_in_the_hook_fails_the_trial_with_its_line(tiny_root: TinyRoot,
         evaluated(trial, upstream)
 
 
+def test_a_hook_that_would_end_the_program_fails_its_trial(tiny_root: TinyRoot):
+    mix = mixer(trial_of(tiny_root(leaves=FACTS + "    raise SystemExit(0)\n"), "leaves"))
+    with pytest.raises(MethodError, match="'leaves' raised SystemExit: 0"):
+        mix(*batch())
+
+
 # --- by itself --------------------------------------------------------------------------------
 
 

@@ -117,7 +117,7 @@ def _consume(
         raise MethodError(f"method {trial.call.label!r} was ended: {stall}") from None
     except (Unavailable, BenchError, MemoryError):
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise method_error(trial.call.label, error) from error
     return None
 
