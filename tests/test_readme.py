@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -53,3 +55,38 @@ def test_it_passes_the_checks_of_the_project(tool, pasted, root):
     command = [sys.executable, "-m", *tool, *settings, str(pasted.path)]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_bench_check_finds_no_fault(pasted):
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmark.cli", "check", "example"],
+        env=os.environ | {"BENCH_ROOT": str(pasted.path.parents[1])},
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_it_passes_the_tests_of_the_project_with_no_other_edit(example, root, tmp_path):
+    """In a copy of the project, with one file more: the contract tests over that file, and every
+    test that looks at all files."""
+    copied = ("augbench", "benchmark", "docs", "leaderboard", "methods", "tasks", "tests")
+    for name in copied:
+        shutil.copytree(root / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pocket", "perf", "submissions"):
+        (tmp_path / name).symlink_to(root / name)
+    for name in ("bench.toml", "pyproject.toml", "README.md"):
+        shutil.copy(root / name, tmp_path / name)
+    (tmp_path / "methods" / "pasted.py").write_text(example)
+    files = [f"tests/test_{name}.py" for name in ("methods", "layout", "catalogue")]
+    chosen = "pasted or layout or committed_page"
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", chosen, *files],
+        env=os.environ | {"PYTHONPATH": str(tmp_path), "BENCH_ROOT": str(tmp_path)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "[100%]" in done.stdout
