@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from generation import plain_pipeline
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from benchmark.contract import Provenance, Shots
@@ -181,7 +182,7 @@ def _table(rows: list[dict[str, Any]]) -> Table:
     for row in rows:
         reference = row.get("plain", {})
         table.add_row(
-            row["method"],
+            escape(row["method"]),
             f"{row['fit_nfe']}",
             f"{row['fit_seconds']:.2f}",
             f"{row['nfe']}",

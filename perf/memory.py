@@ -16,6 +16,7 @@ from multiprocessing import get_context
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from benchmark.home import find_root
@@ -67,7 +68,7 @@ def main() -> None:
     for row in rows:
         numbers = (row.get(key) for key in ("models", "peak_memory_mb", "peak_gpu_memory_mb"))
         cells = ["" if number is None else f"{number:.0f}" for number in numbers]
-        table.add_row(row["method"], *cells, row["note"])
+        table.add_row(escape(row["method"]), *cells, row["note"])
     Console(width=140).print(table)
     print(json.dumps({"memory": rows, **vars(options)}))
 

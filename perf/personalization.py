@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from denoising import Run, run
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from benchmark.contract import Shots
@@ -107,7 +108,7 @@ def _table(rows: list[dict[str, Any]]) -> Table:
     for row in rows:
         pairs = [(row["together"][unit], row["separate"][unit]) for unit in row["together"]]
         table.add_row(
-            row["method"],
+            escape(row["method"]),
             str(row["classes"]),
             *[f"{one:.4g} / {other:.4g}" for one, other in pairs],
             f"{row['ratio']:.2f}" if "ratio" in row else "",

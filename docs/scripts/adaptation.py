@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 
@@ -168,9 +169,9 @@ def main() -> None:
         loss = held_out(call, shots, upstream, budget, options.seed)
         gain = 100 * (1 - loss.own / loss.plain)
         values = [loss.plain, loss.own, gain, loss.other, loss.tflops]
-        row = [call.label, *(f"{value:.4f}" for value in values), f"{loss.seconds:.1f}"]
-        table.add_row(*row)
-        print(*row, flush=True)
+        row = [*(f"{value:.4f}" for value in values), f"{loss.seconds:.1f}"]
+        table.add_row(escape(call.label), *row)
+        print(call.label, *row, flush=True)
     Console().print(table)
 
 
