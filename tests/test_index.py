@@ -12,7 +12,7 @@ import torch
 from benchmark.errors import ConfigError
 from benchmark.upstream import Upstream, index, open_upstream
 from benchmark.upstream.features import features
-from benchmark.upstream.index import choose_index
+from benchmark.upstream.index import choose_index, exact, flat
 from benchmark.upstream.index.exact import ExactIndex
 from benchmark.upstream.index.flat import FaissIndex, load_faiss
 from tests.helpers.upstreams import small_spec, unit
@@ -31,7 +31,8 @@ def brute_force(stored: torch.Tensor, queries: torch.Tensor, k: int):
 
 @pytest.mark.parametrize("chunk", [7, 50, 10_000])
 def test_exact_search_is_brute_force_also_in_pieces(monkeypatch, chunk):
-    monkeypatch.setattr(index, "CHUNK", chunk)
+    monkeypatch.setattr(exact, "CHUNK", chunk)
+    monkeypatch.setattr(flat, "CHUNK", chunk)
     stored, queries = unit(200, 16), unit(9, 16, seed=1)
     found, rows = ExactIndex(stored.numpy()).search(queries, 12)
     expected, order = brute_force(stored, queries, 12)
@@ -43,7 +44,8 @@ def test_exact_search_is_brute_force_also_in_pieces(monkeypatch, chunk):
 @pytest.mark.parametrize("k", [1, 3, 5, 10, 40])
 @pytest.mark.parametrize("chunk", [13, 10_000])
 def test_equal_images_rank_by_row(monkeypatch, kind, k, chunk):
-    monkeypatch.setattr(index, "CHUNK", chunk)
+    monkeypatch.setattr(exact, "CHUNK", chunk)
+    monkeypatch.setattr(flat, "CHUNK", chunk)
     for different in (3, 4, 10):  # topk by itself takes some of these copies in another order
         stored = unit(different, 16).repeat(40, 1)
         _, rows = kind(stored.numpy()).search(stored[:1], k)
@@ -54,14 +56,14 @@ def test_equal_images_rank_by_row(monkeypatch, kind, k, chunk):
 def test_faiss_ranks_as_the_exact_search_does(upstream):
     queries = upstream.encoder.encode_texts(["a flag", "a dress", "a smiling face"])
     stored = features(upstream.corpus, upstream.encoder)
-    exact, rows = ExactIndex(stored).search(queries, 20)
-    flat, same = FaissIndex(stored).search(queries, 20)
-    assert torch.equal(rows, same) and torch.allclose(exact, flat, atol=2e-6)
+    best, rows = ExactIndex(stored).search(queries, 20)
+    found, same = FaissIndex(stored).search(queries, 20)
+    assert torch.equal(rows, same) and torch.allclose(best, found, atol=2e-6)
 
 
 def test_faiss_is_optional(monkeypatch):
     monkeypatch.setitem(sys.modules, "faiss", None)
-    monkeypatch.setattr(index, "packages_distributions", dict)
+    monkeypatch.setattr(flat, "packages_distributions", dict)
     assert load_faiss() is None
     with pytest.raises(ConfigError, match="augbench"):
         FaissIndex(np.zeros((1, 2), np.float32))
@@ -77,7 +79,7 @@ def test_faiss_is_optional(monkeypatch):
 )
 def test_a_mixed_faiss_says_how_to_mend_it(monkeypatch, owners, module):
     monkeypatch.setitem(sys.modules, "faiss", module)
-    monkeypatch.setattr(index, "packages_distributions", lambda: {"faiss": owners})
+    monkeypatch.setattr(flat, "packages_distributions", lambda: {"faiss": owners})
     with pytest.raises(ConfigError, match="faiss-gpu.*pip uninstall -y faiss-cpu faiss-gpu"):
         load_faiss()
 
@@ -106,7 +108,7 @@ def test_faiss_uses_the_gpu_of_the_device(monkeypatch, device, gpus, places):
     monkeypatch.setattr(faiss, "get_num_gpus", lambda: gpus)
     monkeypatch.setattr(faiss, "StandardGpuResources", object, raising=False)
     monkeypatch.setattr(faiss, "index_cpu_to_gpu", to_gpu, raising=False)
-    monkeypatch.setattr(index, "GPU_MOST", 3)
+    monkeypatch.setattr(flat, "GPU_MOST", 3)
     made = FaissIndex(unit(5, 4).numpy(), device)
     assert used == places
     assert made.search(unit(1, 4), 2)[1].shape == (1, 2)
