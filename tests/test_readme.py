@@ -22,8 +22,11 @@ def example(root: Path) -> str:
 
 
 @pytest.fixture
-def pasted(example, tiny_root) -> Method:
-    registry = load_registry(tiny_root(example=example))
+def pasted(example, tiny_root, edit) -> Method:
+    folder = tiny_root(example=example)
+    shipped = 'licence = "license", features = "pocket/corpus/features.safetensors" }'
+    edit(folder / "bench.toml", 'licence = "license" }', shipped)  # else all would be encoded
+    registry = load_registry(folder)
     assert not registry.broken
     return registry.method("example")
 
