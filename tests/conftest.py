@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub
+os.environ["COLUMNS"] = "200"  # tables are not squeezed, whatever runs the tests
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: the models here are small, and more
 # threads than cores only wait for one another where several processes share the tests
 os.environ.setdefault("BENCH_CACHE", str(Path(__file__).parents[1] / ".pytest_cache/augbench"))
