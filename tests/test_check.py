@@ -121,7 +121,7 @@ def test_a_method_that_keeps_its_word_passes(check: Check) -> None:
     found = check(NOISE, FREE, exit_code=0)
     assert {line["status"] for name, line in found.items() if name != "paper"} == {"ok"}
     assert found["paper"]["status"] == "note" and "citation" in found["paper"]["remedy"]
-    assert "3 images of at most 6" in found["trial"]["finding"]
+    assert "3 images of at most 3" in found["trial"]["finding"]
     assert "without images" in found["uses_shots"]["finding"]
 
 

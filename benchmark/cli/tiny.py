@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from benchmark.data.card import Task
 from benchmark.errors import ConfigError
-from benchmark.protocol import Protocol, UpstreamSpec
+from benchmark.protocol import BudgetSpec, Protocol, UpstreamSpec
 from benchmark.registry import MethodCall, Registry
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from benchmark.trial import Trial
     from benchmark.upstream import Upstream
 
-IMAGES_PER_CLASS = 2
+IMAGES_PER_CLASS = 1
 MODELS = {"encoder", "index", "generator"}  # what is charged when it is called
 _TIER = "tiny"
 _STALL = 60.0  # seconds
@@ -70,11 +70,12 @@ class TinyTrials:
         return augment(self.trial(split, draw), self.upstream, where, lambda *_: None)
 
     def trial(self, split: int, draw: int) -> Trial:
-        """Under a tier of few images, with the multiple of compute of the root's smallest."""
+        """Under a tier of one image per class, with half the multiple of compute of the root's
+        smallest: a method that trains then takes seconds."""
         from benchmark.trial import Seeds, Trial
 
         smallest = min(self.protocol.budget.values(), key=lambda tier: tier.images_per_class)
-        tier = smallest.model_copy(update={"images_per_class": IMAGES_PER_CLASS})
+        tier = BudgetSpec(images_per_class=IMAGES_PER_CLASS, compute=smallest.compute / 2)
         defaults = self.protocol.defaults.model_copy(update={"stall_seconds": _STALL})
         protocol = self.protocol.model_copy(update={"budget": {_TIER: tier}, "defaults": defaults})
         seeds, root = Seeds(split, draw), self.registry.root
