@@ -162,6 +162,13 @@ def test_what_a_method_raises_names_its_own_line(check: Check) -> None:
     assert "(mine.py:12)" in found["finding"]
 
 
+def test_a_tier_too_small_for_the_first_image_is_a_note(check: Check) -> None:
+    body = f"meter.charge(flops=10**15); {SHOT}"
+    found = check(body, exit_code=0)["trial"]
+    assert found["status"] == "note" and "before its budget ended" in found["finding"]
+    assert "yield early" in found["remedy"]
+
+
 def test_what_cannot_be_tried_here_is_a_note(check: Check) -> None:
     body = "raise benchmark.Unavailable('it needs two shots'); yield"
     found = check(body, exit_code=0)["trial"]

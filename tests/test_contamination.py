@@ -15,7 +15,6 @@ from benchmark.errors import RecordError
 from benchmark.images import mirrored, perceptual_hash
 from benchmark.protocol import ContaminationSpec
 from benchmark.records.score import score
-from benchmark.records.score import score
 from benchmark.records.tables import check
 from benchmark.registry import load_registry
 from benchmark.trial.contamination import examine, hamming, hashes, sketches

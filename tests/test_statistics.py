@@ -244,7 +244,6 @@ def cell(method="none", split=0, share=0.5, control="none", **changes) -> Scored
     values = {
         "record_id": canonical_hash(name),
         "trial_id": canonical_hash([name, "trial"]),
-        "images_id": canonical_hash([name, "images"]),
         "control_id": canonical_hash([control, split, *name[2:-1], 0]),
         "status": "ok",
         "task": "toy-1shot",
@@ -466,7 +465,7 @@ def test_draws_and_trainings_of_a_split_are_averaged():
     values = [item.record.value for item in rows]
     expected = np.mean([np.mean(values[:2]), values[2]])
     assert line.accuracy.value == pytest.approx(expected) and line.accuracy.n_splits == 2
-    assert [record.splits for record in line.records] == [(0, 0, 0), (0, 1, 0), (1, 0, 0)]
+    assert [record.seeds for record in line.records] == [(0, 0, 0), (0, 1, 0), (1, 0, 0)]
 
 
 def test_a_draw_is_paired_with_the_control_of_its_split():
