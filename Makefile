@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PROCESSES ?= 2
 READY := $(VENV)/.ready
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
@@ -10,7 +11,7 @@ export TOKENIZERS_PARALLELISM ?= false
 .PHONY: help demo test docs lint perf browser clean
 help:
 	@echo "make demo   set up, run a small contest, build the page and name the verdict"
-	@echo "make test   set up, lint, type-check, run all tests"
+	@echo "make test   set up, lint, type-check, run all tests in PROCESSES=2 processes"
 	@echo "make docs   write docs/methods.md anew from the methods' declarations"
 	@echo "make perf   print the speed and memory ratios"
 	@echo "the commands: source $(VENV)/bin/activate, then bench --help"
@@ -32,7 +33,7 @@ test: $(READY) browser
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(PROCESSES) --dist worksteal
 
 # The page is tested in a real browser. Debian's package is installed where none is found.
 browser:

@@ -18,9 +18,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from benchmark.errors import Unavailable
@@ -77,6 +77,12 @@ class Facts(Declared):
     stochastic: bool = True
     adds_images: bool = True
     mixes_batches: bool = False
+
+    @model_validator(mode="after")
+    def _oracle(self) -> Self:
+        if self.family == "oracle" and not self.uses_shots:
+            raise ValueError("an oracle depends on the split: uses_shots must be True")
+        return self
 
 
 class Params(Declared):

@@ -26,6 +26,7 @@ from benchmark.stall import StallGuard
 Progress = Callable[[str, int, int], None]
 
 DEFAULT_PHASE = "augment"
+_ROUNDING = 1e-12  # of a cap, which is a product of numbers that are not whole
 
 
 @dataclass(frozen=True)
@@ -113,13 +114,22 @@ class Meter:
         if self._is_paused:
             return
         used = self._sum()
-        if used.flops + flops > self.budget.tflops * 1e12:
+        if used.flops + flops > self.budget.tflops * 1e12 * (1 + _ROUNDING):
             raise BudgetStop("tflops", used.flops / 1e12, self.budget.tflops)
         self._guard.progressed()  # a refused charge is none: who swallows the stop is ended
         tally = self._tally(self._phases[-1] if self._phases else None)
         tally.flops += int(flops)
         tally.nfe += nfe
         tally.images += images
+
+    def progressed(self) -> None:
+        """Says that the method is not hanging, as when an image of it was accepted."""
+        self._guard.progressed()
+
+    @property
+    def stalled(self) -> bool:
+        """Whether the method was ended for making no progress, and went on all the same."""
+        return self._guard.stalled
 
     @property
     def current(self) -> str:

@@ -117,12 +117,14 @@ def _is_text(node: ast.AST) -> bool:
 
 
 def _needed(imports: list[ast.Import | ast.ImportFrom], used: set[str]) -> list[ast.stmt]:
-    """One import per name that the code uses, in the order of their texts."""
+    """One import per name that the code uses, in the order of their texts; of helpers beside it
+    all, since one may be there for what it does when it is imported, or be passed on."""
     single: dict[str, ast.stmt] = {}
     for node in imports:
         for alias in node.names:
             bound = alias.asname or alias.name.partition(".")[0]
-            if bound in used or alias.name == "*":
+            beside = isinstance(node, ast.ImportFrom) and node.level
+            if bound in used or alias.name == "*" or beside:
                 one: ast.stmt = (
                     ast.Import([alias])
                     if isinstance(node, ast.Import)

@@ -1,7 +1,7 @@
 """Ends a method that makes no progress, however it hangs.
 
-Progress is a charge to the meter, a new phase, or a batch of images. Nothing else is limited in
-time, so a slow machine gives the same result as a fast one.
+Progress is a charge to the meter, a new phase, or an image that is accepted. Nothing else is
+limited in time, so a slow machine gives the same result as a fast one.
 """
 
 from __future__ import annotations
@@ -33,6 +33,9 @@ class StallGuard:
         seconds: of no progress; infinite: nothing is watched.
         report: file for the stack of a process that is ended; None: it is not ended.
         grace: seconds between the alarm and the end of the process.
+
+    Attributes:
+        stalled: whether it rang. A method that swallowed that has still failed.
     """
 
     def __init__(
@@ -40,7 +43,7 @@ class StallGuard:
     ) -> None:
         self.seconds, self.report, self.grace = seconds, report, grace
         self._last = self._set = -math.inf
-        self._watching = False
+        self.stalled = self._watching = False
         self._pauses = 0
         self._file: TextIO | None = None
 
@@ -64,7 +67,7 @@ class StallGuard:
         with _alarm_rings(self._ring):
             try:
                 self._watching = True
-                self._start()
+                self._start(idle=0.0)
                 try:
                     yield
                 finally:
@@ -74,7 +77,9 @@ class StallGuard:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """What runs inside is the harness' own: it may take as long as it likes."""
+        """What runs inside is the harness' own: it may take as long as it likes, and is no
+        progress of the method."""
+        idle = time.monotonic() - self._last
         self._pauses += 1
         if self._watching:
             self._stop()
@@ -83,16 +88,17 @@ class StallGuard:
         finally:
             self._pauses -= 1
             if self._active:
-                self._start()
+                self._start(idle)
 
     @property
     def _active(self) -> bool:
         return self._watching and not self._pauses
 
-    def _start(self) -> None:
-        self._last = time.monotonic()
+    def _start(self, idle: float) -> None:
+        """Watches from now on, when there has been no progress for ``idle`` seconds."""
+        self._last = time.monotonic() - idle
         if _can_alarm():
-            signal.setitimer(signal.ITIMER_REAL, self.seconds, 1.0)
+            signal.setitimer(signal.ITIMER_REAL, max(self.seconds - idle, 1e-3), 1.0)
         if self.report is not None:
             self._set_hard_stop()
 
@@ -120,6 +126,7 @@ class StallGuard:
         if idle < self.seconds:
             signal.setitimer(signal.ITIMER_REAL, self.seconds - idle, 1.0)
         else:
+            self.stalled = True
             raise Stalled(self.seconds)
 
 

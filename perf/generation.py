@@ -1,6 +1,6 @@
 """Images per second of ``Generator.text_to_image`` against one plain diffusers call per image.
 
-The same model, prompts, seeds, steps and guidance; the plain calls are what a first script does.
+The model, prompts, seeds, steps and guidance are the same.
 
     python perf/generation.py --images 128 --threads 2
 """
@@ -31,14 +31,14 @@ def main() -> None:
     plain = plain_pipeline(
         str(root / spec.generator.model), generator.device, generator.pipeline.dtype
     )
-    asked = {"guidance_scale": arguments.guidance_scale}
+    guidance = {"guidance_scale": arguments.guidance_scale}
     words = ["dress", "coat", "bag", "sneaker", "horse", "flag of Italy", "smiling face", "pizza"]
     prompts = [f"a photo of a {words[row % len(words)]}" for row in range(arguments.images)]
 
     def batched(count: int) -> list[np.ndarray]:
         batches = generator.text_to_image(
             prompts[:count], [0] * count, range(count), size=generator.size,
-            steps=arguments.steps, **asked,
+            steps=arguments.steps, **guidance,
         )  # fmt: skip
         return [image for batch in batches for image in batch.pixels]
 
@@ -48,14 +48,15 @@ def main() -> None:
                 plain(
                     prompt, height=generator.size, width=generator.size,
                     num_inference_steps=arguments.steps,
-                    generator=torch.Generator().manual_seed(seed), **asked,
+                    generator=torch.Generator().manual_seed(seed), **guidance,
                 ).images[0]
             )
             for seed, prompt in enumerate(prompts[:count])
         ]  # fmt: skip
 
     few = min(arguments.plain_images, arguments.images)
-    difference = np.abs(np.subtract(batched(2), one_by_one(2), dtype=int)).max()  # warms up, too
+    # also the warm-up of both
+    difference = np.abs(np.subtract(batched(2), one_by_one(2), dtype=int)).max()
     fast, slow = _rate(batched, arguments.images), _rate(one_by_one, few)
     print(f"one call per image      {slow:8.2f} images/s   ({few} images)")
     print(f"batches of {generator.batch_size:<4}         {fast:8.2f} images/s   "
@@ -66,18 +67,18 @@ def main() -> None:
     print(json.dumps(facts | vars(arguments) | {"batch_size": generator.batch_size}))
 
 
-def _rate(make: Callable[[int], list[np.ndarray]], count: int) -> float:
+def _rate(generate: Callable[[int], list[np.ndarray]], count: int) -> float:
     """Images per second, the better of two runs."""
     seconds = []
     for _ in range(2):
         started = time.perf_counter()
-        make(count)
+        generate(count)
         seconds.append(time.perf_counter() - started)
     return count / min(seconds)
 
 
 def plain_pipeline(source: str, device: str, dtype: torch.dtype):
-    """What a first script loads: nothing set but the device and the precision."""
+    """The pipeline with its defaults, on a device and in a precision."""
     from diffusers import DiffusionPipeline
 
     pipeline = DiffusionPipeline.from_pretrained(source, dtype=dtype).to(device)
@@ -88,8 +89,8 @@ def plain_pipeline(source: str, device: str, dtype: torch.dtype):
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--upstream", default=load_protocol(find_root()).defaults.upstream)
-    parser.add_argument("--images", type=int, default=128, help="made in batches")
-    parser.add_argument("--plain-images", type=int, default=16, help="made one by one")
+    parser.add_argument("--images", type=int, default=128, help="generated in batches")
+    parser.add_argument("--plain-images", type=int, default=16, help="generated one by one")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--guidance-scale", type=float, default=3.0)
     parser.add_argument("--threads", type=int, default=2)

@@ -1,8 +1,8 @@
 """Peak memory of every method, each in a process of its own.
 
-Resident memory is the largest of the process since the trial's meter was made: the upstream's
-parts that the method uses are in it, the classifiers are not. ``models`` is what the process held
-just before, so the rest is the method's and the ledger's.
+Peak resident memory of the process during the augmentation stage: it includes the parts of the
+upstream that the method uses, and not the classifiers. ``models`` is the resident memory just
+before, so the difference is due to the method and the ledger.
 
     python perf/memory.py [--methods a b] [--budget S]
 """
@@ -29,7 +29,8 @@ def measure(method: str, options: argparse.Namespace) -> dict[str, Any]:
     import torch
 
     from benchmark.errors import BenchError
-    from benchmark.trial import Trial
+    from benchmark.records.environment import environment
+    from benchmark.trial import Seeds, Trial
     from benchmark.trial.augment import augment
     from benchmark.upstream import open_upstream
 
@@ -40,16 +41,16 @@ def measure(method: str, options: argparse.Namespace) -> dict[str, Any]:
     name = protocol.defaults.upstream
     upstream = open_upstream(name, protocol.upstream_named(name), root, options.device)
     task, call = registry.task(options.task), registry.call(method)
-    trial = Trial(task, call, name, options.budget, 0, protocol, root)
-    for part in {"encoder", *call.method.facts.uses}:  # the ledger looks for test images with it
-        getattr(upstream, part)
+    trial = Trial(task, call, name, options.budget, Seeds(0), protocol, root)
+    upstream.load({"encoder", *call.method.facts.uses})  # the contamination check uses it
+    where = environment(root, upstream.device, options.threads)
     models = psutil.Process().memory_info().rss / 1024**2
     try:
-        facts = augment(trial, upstream, {}, lambda *_: None).facts
+        facts = augment(trial, upstream, where, lambda *_: None).facts
     except BenchError as error:
         return {"method": method, "models": models, "note": str(error)}
-    kept = {key: facts[key] for key in ("peak_memory_mb", "peak_gpu_memory_mb")}
-    return {"method": method, "models": models, **kept, "note": facts["reason"]}
+    peaks = facts.model_dump(include={"peak_memory_mb", "peak_gpu_memory_mb"})
+    return {"method": method, "models": models, **peaks, "note": facts.reason}
 
 
 def main() -> None:
@@ -58,7 +59,7 @@ def main() -> None:
     methods = options.methods or list(load_registry(root, load_protocol(root)).methods)
     with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as pool:
         rows = list(pool.map(measure, methods, [options] * len(methods)))
-    table = Table(title="Peak memory of a trial's first half, MiB")
+    table = Table(title="Peak memory of the augmentation stage, MiB")
     table.add_column("method")
     for head in ("models", "peak", "on the GPU"):
         table.add_column(head, justify="right")

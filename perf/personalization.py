@@ -1,9 +1,9 @@
-"""Training what a method learns about every class at once, against one run per class.
+"""Seconds to train tokens or conditioning of all classes together, against one run per class.
 
-Every method that adapts tokens or conditioning is run once with all classes and once per class
-with that class alone: the same parameters, so the same steps per class, and a share of the caps.
-The ratio is of seconds in the phase ``fit``; it means something where both ways spent the same
-NFE and made the same images, so both are shown.
+Every method that adapts tokens or conditioning is run once with all classes, and once for each
+class alone with the same parameters (so the same steps per class) and a share of the TFLOPs. The
+ratio is of seconds in the phase ``fit``. It can be compared where both spent the same NFE and
+yielded as many images, so both are shown.
 
     python perf/personalization.py [--methods 'a[steps=20]'] [--classes 4]
 """
@@ -22,17 +22,19 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmark.contract import Shots
-from benchmark.data.split import load_split
 from benchmark.home import find_root
-from benchmark.protocol import BudgetSpec, load_protocol
+from benchmark.meter import Budget
+from benchmark.protocol import load_protocol
 from benchmark.registry import MethodCall, load_registry
+from benchmark.trial import Seeds, Trial
+from benchmark.trial.augment import budget_of
 from benchmark.upstream import Upstream, open_upstream
 
 ADAPTATIONS = ("token", "conditioning")
 
 
 def of_classes(shots: Shots, labels: list[int]) -> Shots:
-    """The shots of some classes, which are then all the classes there are."""
+    """The shots restricted to some classes, which are renumbered."""
     rows = [row for label in labels for row in shots.rows(label)]
     return replace(
         shots,
@@ -43,35 +45,33 @@ def of_classes(shots: Shots, labels: list[int]) -> Shots:
     )
 
 
-def measure(
-    call: MethodCall, shots: Shots, upstream: Upstream, budget: BudgetSpec
-) -> dict[str, Any]:
-    """One row of the table. A run of either kind comes first and is dropped: it fills caches."""
+def measure(call: MethodCall, shots: Shots, upstream: Upstream, budget: Budget) -> dict[str, Any]:
+    """One row of the table. A first run of each kind fills caches and is not counted."""
     count = len(shots.classes)
-    share = budget.model_copy(update={"tflops": budget.tflops / count, "nfe": budget.nfe // count})
+    share = replace(budget, tflops=budget.tflops / count)
     single = [of_classes(shots, [label]) for label in range(count)]
     run(call, single[0], upstream, share)
     run(call, shots, upstream, budget)
-    apart = [run(call, one, upstream, share) for one in single]
+    separate = [run(call, one, upstream, share) for one in single]
     together = run(call, shots, upstream, budget)
     row = {
         "method": call.label,
         "classes": count,
         "together": _facts([together]),
-        "apart": _facts(apart),
-        "note": "; ".join(sorted({made.note for made in [together, *apart]} - {""})),
+        "separate": _facts(separate),
+        "note": "; ".join(sorted({result.note for result in [together, *separate]} - {""})),
     }
-    fast, slow = row["together"]["seconds"], row["apart"]["seconds"]
+    fast, slow = row["together"]["seconds"], row["separate"]["seconds"]
     return row | ({"ratio": slow / fast} if fast else {})
 
 
 def _facts(runs: list[Run]) -> dict[str, float]:
-    fits = [made.phase("fit") for made in runs]
+    fits = [result.phase("fit") for result in runs]
     return {
         "seconds": sum(fit.seconds for fit in fits),
         "nfe": sum(fit.nfe for fit in fits),
         "tflops": sum(fit.tflops for fit in fits),
-        "images": sum(len(made.images) for made in runs),
+        "images": sum(len(result.images) for result in runs),
     }
 
 
@@ -84,29 +84,28 @@ def main() -> None:
     name = protocol.defaults.upstream
     upstream = open_upstream(name, protocol.upstream_named(name), root, options.device)
     methods = registry.methods.items()
-    found = [name for name, method in methods if method.facts.adaptation in ADAPTATIONS]
-    calls = [registry.call(name) for name in options.methods or found]
-    shots = load_split(registry.task(options.task), 0, root).as_shots()
-    shots = of_classes(shots, list(range(min(options.classes, len(shots.classes)))))
-    caps = {"images_per_class": options.images_per_class, "seconds": options.seconds}
-    budget = protocol.budget_named(options.budget).model_copy(update=caps)
+    adapting = [name for name, method in methods if method.facts.adaptation in ADAPTATIONS]
+    calls = [registry.call(name) for name in options.methods or adapting]
+    task = registry.task(options.task)
+    trial = Trial(task, calls[0], name, options.budget, Seeds(0), protocol, root)
+    shots = of_classes(trial.split.as_shots(), list(range(min(options.classes, len(task.classes)))))
+    budget = replace(budget_of(trial, upstream), images_per_class=options.images_per_class)
     rows = []
     for call in calls:
-        for part in call.method.facts.uses:
-            getattr(upstream, part)
+        upstream.load(call.method.facts.uses)
         rows.append(measure(call, shots, upstream, budget))
     Console(width=140).print(_table(rows))
     print(json.dumps({"personalization": rows, **vars(options)}))
 
 
 def _table(rows: list[dict[str, Any]]) -> Table:
-    table = Table(title="Phase fit: all classes at once (first), one run per class (second)")
+    table = Table(title="Phase fit: all classes together / one run per class")
     table.add_column("method")
-    for head in ("classes", "seconds", "NFE", "TFLOPs", "images", "times as fast"):
+    for head in ("classes", "seconds", "NFE", "TFLOPs", "images", "speed-up"):
         table.add_column(head, justify="right")
     table.add_column("")
     for row in rows:
-        pairs = [(row["together"][unit], row["apart"][unit]) for unit in row["together"]]
+        pairs = [(row["together"][unit], row["separate"][unit]) for unit in row["together"]]
         table.add_row(
             row["method"],
             str(row["classes"]),
@@ -119,12 +118,11 @@ def _table(rows: list[dict[str, Any]]) -> Table:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--methods", nargs="+", help="default: all that adapt token, conditioning")
+    parser.add_argument("--methods", nargs="+", help="default: all of these adaptations")
     parser.add_argument("--task", default="fashion-5shot")
     parser.add_argument("--classes", type=int, default=4)
-    parser.add_argument("--budget", default="S", help="its TFLOPs and NFE, for all classes")
+    parser.add_argument("--budget", default="S", help="its TFLOPs, for all classes")
     parser.add_argument("--images-per-class", type=int, default=1)
-    parser.add_argument("--seconds", type=float, default=120.0, help="most that a run may take")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="auto")
     return parser.parse_args()

@@ -33,8 +33,8 @@ def main() -> None:
         parser.error("faiss is not installed")
     faiss.omp_set_num_threads(arguments.threads)
     print(f"{'rows':>8} {'D':>5} {'exact s':>9} {'faiss s':>9} {'ratio':>7}   (target {TARGET:g})")
-    found = [_compare(faiss, rows, dim, arguments) for rows, dim in SIZES]
-    print(json.dumps({"target": TARGET, "sizes": found, **vars(arguments)}))
+    sizes = [_compare(faiss, rows, dim, arguments) for rows, dim in SIZES]
+    print(json.dumps({"target": TARGET, "sizes": sizes, **vars(arguments)}))
 
 
 def _compare(faiss, rows: int, dim: int, arguments: argparse.Namespace) -> dict[str, float]:
@@ -43,16 +43,15 @@ def _compare(faiss, rows: int, dim: int, arguments: argparse.Namespace) -> dict[
     queries = _unit(rng.standard_normal((arguments.queries, dim), np.float32))
     exact, flat = ExactIndex(features), faiss.IndexFlatIP(dim)
     flat.add(features)
-    _, mine = exact.search(torch.from_numpy(queries), arguments.k)
-    _, theirs = flat.search(queries, arguments.k)
-    agree = np.mean(
-        [len(set(a) & set(b)) for a, b in zip(mine.tolist(), theirs.tolist(), strict=True)]
-    )
+    _, by_torch = exact.search(torch.from_numpy(queries), arguments.k)
+    _, by_faiss = flat.search(queries, arguments.k)
+    pairs = zip(by_torch.tolist(), by_faiss.tolist(), strict=True)
+    agree = np.mean([len(set(a) & set(b)) for a, b in pairs])
     assert agree > 0.99 * arguments.k, f"only {agree:.1f} of {arguments.k} neighbours agree"
-    fast = _seconds(lambda: exact.search(torch.from_numpy(queries), arguments.k), arguments.repeats)
-    slow = _seconds(lambda: flat.search(queries, arguments.k), arguments.repeats)
-    print(f"{rows:>8} {dim:>5} {fast:>9.4f} {slow:>9.4f} {fast / slow:>7.2f}")
-    return {"rows": rows, "dim": dim, "exact": fast, "faiss": slow, "ratio": fast / slow}
+    ours = _seconds(lambda: exact.search(torch.from_numpy(queries), arguments.k), arguments.repeats)
+    theirs = _seconds(lambda: flat.search(queries, arguments.k), arguments.repeats)
+    print(f"{rows:>8} {dim:>5} {ours:>9.4f} {theirs:>9.4f} {ours / theirs:>7.2f}")
+    return {"rows": rows, "dim": dim, "exact": ours, "faiss": theirs, "ratio": ours / theirs}
 
 
 def _unit(values: np.ndarray) -> np.ndarray:
@@ -60,7 +59,7 @@ def _unit(values: np.ndarray) -> np.ndarray:
 
 
 def _seconds(search: Callable[[], object], repeats: int) -> float:
-    """The best of some runs."""
+    """The shortest of several runs."""
     seconds = []
     for _ in range(repeats):
         started = time.perf_counter()

@@ -1,5 +1,5 @@
 """Start-up of the command line: seconds of `bench --help` and `bench list`, and their ratio to an
-empty Python. The aim is under 0.4 s each, without importing torch.
+empty Python process. Target: under 0.4 s each, without importing torch.
 
     python perf/startup.py [--repeats 7]
 """
@@ -19,16 +19,17 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def seconds(arguments: list[str], repeats: int) -> float:
-    """Median wall-clock seconds of a Python process; the first run fills caches and is dropped."""
+    """Median wall-clock seconds of a Python process; the first run, which fills caches, is not
+    counted."""
     environment = os.environ | {"BENCH_ROOT": str(ROOT), "PYTHONPATH": str(ROOT)}
-    taken = []
+    times = []
     for _ in range(repeats + 1):
         started = time.perf_counter()
         subprocess.run(
             [sys.executable, *arguments], check=True, capture_output=True, env=environment
         )
-        taken.append(time.perf_counter() - started)
-    return statistics.median(taken[1:])
+        times.append(time.perf_counter() - started)
+    return statistics.median(times[1:])
 
 
 def main() -> None:
@@ -36,12 +37,12 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=7)
     repeats = parser.parse_args().repeats
     empty = seconds(["-c", "pass"], repeats)
-    found = {}
+    commands = {}
     for command in ("--help", "list"):
-        taken = seconds(["-m", "benchmark.cli", command], repeats)
-        found[command] = {"seconds": round(taken, 3), "ratio": round(taken / empty, 1)}
-        print(f"bench {command:7} {taken:.3f} s   {taken / empty:.1f} x an empty Python")
-    print(json.dumps({"startup": found}))
+        median = seconds(["-m", "benchmark.cli", command], repeats)
+        commands[command] = {"seconds": round(median, 3), "ratio": round(median / empty, 1)}
+        print(f"bench {command:7} {median:.3f} s   {median / empty:.1f} x an empty Python process")
+    print(json.dumps({"startup": commands}))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,8 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: the models here are small, and more
+# threads than cores only wait for one another where several processes share the tests
 os.environ.setdefault("BENCH_CACHE", str(Path(__file__).parents[1] / ".pytest_cache/augbench"))
 
 import pytest
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from tests.helpers.generators import LoadedPipeline
 
 TinyRoot = Callable[..., Path]
+Once = Callable[[str, Callable[[Path], object]], Path]
 
 
 @pytest.fixture(scope="session")
@@ -69,37 +72,62 @@ def edit() -> Callable[[Path, str, str], None]:
     return replace
 
 
-# --- the page -----------------------------------------------------------------------------------
+# --- results and the page -----------------------------------------------------------------------
 
 
 @pytest.fixture(scope="session")
-def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of what is made once: ``results`` and the ``site`` built of them."""
-    return tmp_path_factory.mktemp("page")
+def once(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Callable[[str, Callable[[Path], object]], Path]:
+    """A function that returns a folder of that name, written by the first test that asks for it.
+    A test that changes it copies it first."""
+    folder = tmp_path_factory.mktemp("once")
+
+    def written(name: str, write: Callable[[Path], object]) -> Path:
+        if not (folder / name).exists():
+            write(folder / "unfinished")
+            (folder / "unfinished").rename(folder / name)
+        return folder / name
+
+    return written
 
 
 @pytest.fixture
-def contest(tiny_root: TinyRoot, tmp_path: Path, written: Path) -> tuple[Path, Path]:
+def results(shapes: Path, tmp_path: Path, once: Once) -> Path:
+    """The results of ``results.write_results`` for the root ``shapes``."""
+    from tests.helpers.results import write_results
+
+    made = once("results", lambda folder: write_results(shapes, folder))
+    return shutil.copytree(made, tmp_path / "results")
+
+
+@pytest.fixture
+def packed(results: Path, tmp_path: Path, once: Once) -> Path:
+    """A submission of these results."""
+    from benchmark.submission.pack import pack
+
+    made = once("packed", lambda folder: pack(results, folder))
+    return shutil.copytree(made, tmp_path / "submissions" / "first")
+
+
+@pytest.fixture
+def contest(tiny_root: TinyRoot, tmp_path: Path, once: Once) -> tuple[Path, Path]:
     """A root, and results of a retrieval that leads, on three seeds and two classifiers; one
-    trial failed. A copy for every test."""
+    trial failed."""
     from tests.helpers import contests
 
     root = tiny_root(find=contests.FIND, paint=contests.PAINT)
-    if not (written / "results").exists():
-        contests.write_contest(root, written / "results")
-    shutil.copytree(written / "results", tmp_path / "results")
-    return root, tmp_path / "results"
+    made = once("contest", lambda folder: contests.write_contest(root, folder))
+    return root, shutil.copytree(made, tmp_path / "results")
 
 
 @pytest.fixture
-def site(contest: tuple[Path, Path], written: Path) -> Path:
+def site(contest: tuple[Path, Path], once: Once) -> Path:
     """The site of that contest, for tests that only read it."""
     from benchmark.leaderboard.site import build_site
 
-    root, folder = contest
-    if not (written / "site").exists():
-        build_site(folder, root, written / "site")
-    return written / "site"
+    root, results = contest
+    return once("site", lambda folder: build_site(results, root, folder))
 
 
 # --- generators of other shapes -----------------------------------------------------------------

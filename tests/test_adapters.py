@@ -130,8 +130,12 @@ def test_a_prompt_with_a_placeholder_is_pooled_where_it_ends(loaded):
             ids = tokenizer(f"{word} on a hat", return_tensors="pt").input_ids
             assert ids[0, 1] < tokenizer.eos_token_id == ids.max() == len(tokenizer) - 1
             assert ids[0].argmax() == ids.shape[1] - 1
-    if loaded.shape != "sdxl":
-        return
+
+
+@pytest.mark.parametrize("pipeline", ["sdxl"], indirect=True)
+def test_the_prompt_as_a_whole_is_read_where_it_ends(loaded):
+    """For XL's second encoder transformers has a rule of its own."""
+    pipeline = loaded.generator.pipeline
     encoder, tokenizer = pipeline.text_encoder_2, pipeline.tokenizer_2
     assert encoder.config.eos_token_id == 2
     (word,) = rare_words(pipeline, 1)

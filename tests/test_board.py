@@ -12,7 +12,7 @@ from tests.helpers.boards import BOTH, board, gain, row, section
         (gain(3.1, 1.2, 5.0), "Retrieval leads generation by +3.1 points [+1.2, +5.0] over 5"),
         (gain(-3.1, -5.0, -1.2), "Generation leads retrieval by +3.1 points [+1.2, +5.0] over 5"),
         (gain(0.4, -0.5, 1.3), "Nothing can be said yet on toy-1shot (budget S, probe)"),
-        (gain(3.1, 1.2, 5.0, seeds=1), "one split says nothing of others"),
+        (gain(3.1, 1.2, 5.0, splits=1), "one split says nothing of others"),
         (gain(0.0, 0.0, 0.0), "the interval holds zero"),
     ],
 )

@@ -209,7 +209,7 @@ def test_a_method_that_uses_what_is_not_there_is_skipped(records, method, part):
     record = records["bare", method]
     assert record.status == "skipped" and record.value is None
     assert record.reason == f"upstream 'bare' has no {part}"
-    assert record.compute_cap == 50 and record.tflops_cap is None
+    assert record.compute_cap == 400 and record.tflops_cap is None
 
 
 @pytest.mark.parametrize("method", ["none", "repeat"])
@@ -217,7 +217,7 @@ def test_a_record_says_what_its_caps_were(records, method):
     for upstream in ("bare", "pocket"):
         record = records[upstream, method]
         assert record.status == "ok"
-        assert record.images_per_class_cap == 2 and record.compute_cap == 50
+        assert record.images_per_class_cap == 2 and record.compute_cap == 400
     assert records["bare", method].tflops_cap is None
 
 
@@ -228,5 +228,5 @@ def test_the_cap_in_a_record_is_its_multiple_of_plain_generation(records, root):
         update={"sampling": spec.generator.sampling.model_copy(update=few)}
     )
     upstream = Upstream("tiny", spec.model_copy(update={"generator": drawing}), root, "cpu")
-    expected = 50 * 2 * 3 * image_tflops(upstream)
+    expected = 400 * 2 * 3 * image_tflops(upstream)
     assert records["pocket", "repeat"].tflops_cap == pytest.approx(expected, rel=1e-12)

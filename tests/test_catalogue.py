@@ -54,7 +54,7 @@ NEEDS_PAINT = """    import os
 """
 RAISES = PAINT.replace(FIT, NEEDS_PAINT + FIT, 1)
 SKIPS = PAINT.replace(FIT, '    raise benchmark.Unavailable("no brush")\n' + FIT, 1)
-GREEDY = PAINT.replace("250_000_000_000", "4_000_000_000_000")
+GREEDY = PAINT.replace("250_000_000_000", "5_000_000_000_000")
 CELL = {"task": "shapes-3shot", "upstream": "pocket", "budget": "S", "seed": 0}
 
 

@@ -192,6 +192,14 @@ def test_a_helper_of_a_helper_counts(paint_id):
     assert one == same != other
 
 
+def test_a_helper_that_is_passed_on_counts(paint_id):
+    """The file between uses nothing of it; or it is there for what it does when it is imported."""
+    for line in ("from ._hair import HAIR", "from . import _hair"):
+        passes = ("_brush", "import math", f"import math\n{line}")
+        one, other = (paint_id(passes, _hair=text) for text in ("HAIR = 1", "HAIR = 2"))
+        assert one != other, line
+
+
 def test_a_folder_of_helpers_counts(tiny_root):
     imports = PAINT.replace("from ._brush import stroke", "from ._brushes.round import stroke")
     found = []

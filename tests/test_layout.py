@@ -44,6 +44,7 @@ HEAVY = {
     "diffusers",
     "transformers",
     "faiss",
+    "peft",
     "datasets",
     "pandas",
     "pandera",

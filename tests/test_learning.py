@@ -9,7 +9,7 @@ from benchmark.data.split import load_split
 from benchmark.home import find_root
 from benchmark.registry import load_registry
 from benchmark.upstream import open_upstream
-from perf.adaptation import held_out
+from docs.scripts.adaptation import held_out
 from tests.helpers.trials import budget, of_classes
 from tests.helpers.upstreams import small_spec
 
@@ -41,7 +41,7 @@ def test_held_out_images_follow_their_own_condition(name, upstream):
 
 @pytest.mark.parametrize("name", TRAINED)
 def test_held_out_images_are_denoised_better_than_before(name, upstream):
-    """Flags, clocks and smiling faces of a design that the generator never saw."""
+    """Hearts, happy and unhappy faces of a design that the generator never saw."""
     call = REGISTRY.call(f"{name}[fit_steps=20,steps=2]")
     got = held_out(call, shots("openmoji-5shot", range(17, 20)), upstream, budget(2), per_class=4)
     assert got.own < got.plain, "worse than the untrained generator under the class prompt"

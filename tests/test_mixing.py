@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,9 +14,11 @@ from benchmark.classify import probe
 from benchmark.errors import MethodError
 from benchmark.meter import Meter
 from benchmark.protocol import load_protocol
+from benchmark.records.augmented import AugmentFacts
 from benchmark.records.environment import environment
 from benchmark.registry import load_registry
-from benchmark.trial import Trial
+from benchmark.stall import StallGuard
+from benchmark.trial import Seeds, Trial
 from benchmark.trial.augment import augment
 from benchmark.trial.evaluate import evaluate
 from benchmark.trial.mixing import Mixer
@@ -50,12 +53,11 @@ def trial_of(folder: Path, method: str) -> Trial:
     protocol = load_protocol(folder)
     registry = load_registry(folder, protocol)
     task = registry.task("shapes-3shot")
-    return Trial(task, registry.call(method), "pocket", "S", 0, protocol, folder)
+    return Trial(task, registry.call(method), "pocket", "S", Seeds(0), protocol, folder)
 
 
-def judged(trial: Trial, upstream: Upstream, classifier: str = "resnet-scratch"):
-    told = environment(trial.root, "cpu", 1).model_dump(mode="json")
-    made = augment(trial, upstream, told, lambda *_: None)
+def evaluated(trial: Trial, upstream: Upstream, classifier: str = "resnet-scratch"):
+    made = augment(trial, upstream, environment(trial.root, "cpu", 1), lambda *_: None)
     return evaluate(trial, classifier, made, upstream, trial.id, lambda *_: None)
 
 
@@ -63,8 +65,9 @@ def calls(trial: Trial) -> list:
     return trial.call.method.mix.__globals__["CALLS"]
 
 
-def mixer(trial: Trial, **caps: float) -> Mixer:
-    return Mixer(trial.call, Meter(budget(2, **caps), 3), np.random.default_rng(0))
+def mixer(trial: Trial, stall_seconds: float = math.inf, **caps: float) -> Mixer:
+    meter = Meter(budget(2, **caps), 3, guard=StallGuard(stall_seconds))
+    return Mixer(trial.call, meter, np.random.default_rng(0))
 
 
 def batch() -> tuple[torch.Tensor, torch.Tensor]:
@@ -73,12 +76,29 @@ def batch() -> tuple[torch.Tensor, torch.Tensor]:
     ]
 
 
+def facts() -> AugmentFacts:
+    """Of a first stage that made no image."""
+    return AugmentFacts(
+        images_id="0" * 64,
+        status="ok",
+        phases={},
+        peak_memory_mb=1,
+        peak_gpu_memory_mb=0,
+        images_accepted=0,
+        images_rejected=0,
+        rejects={},
+        ledger_hash="0" * 64,
+        contamination_hash="0" * 64,
+        environment=environment(Path(), "cpu", 1),
+    )
+
+
 # --- within a trial ---------------------------------------------------------------------------
 
 
 def test_every_batch_of_a_network_passes_the_hook(tiny_root: TinyRoot, upstream):
     trial = trial_of(tiny_root(swap=SWAP), "swap")
-    record, predictions = judged(trial, upstream)
+    record, predictions = evaluated(trial, upstream)
     seen = calls(trial)
     assert [shape for shape, *_ in seen] == [(8, 3, 32, 32)] * 6
     assert all(0 < top <= 1 for _, top, *_ in seen)
@@ -87,7 +107,7 @@ def test_every_batch_of_a_network_passes_the_hook(tiny_root: TinyRoot, upstream)
     assert record.status == "ok" and set(record.phases) == {"fit", "augment", "mix"}
     assert record.phases["mix"].seconds > 0 and record.phases["mix"].images == 0
     assert record.phases["fit"].tflops == record.tflops == 0.001
-    again, same = judged(trial, upstream)
+    again, same = evaluated(trial, upstream)
     assert same.equals(predictions) and [draw for *_, draw in calls(trial)[6:]] == [
         draw for *_, draw in seen[:6]
     ]
@@ -95,7 +115,7 @@ def test_every_batch_of_a_network_passes_the_hook(tiny_root: TinyRoot, upstream)
 
 def test_a_probe_sees_a_fixed_number_of_mixed_batches(tiny_root: TinyRoot, upstream):
     trial = trial_of(tiny_root(swap=SWAP), "swap")
-    judged(trial, upstream, "linear-probe")  # of 20 steps
+    evaluated(trial, upstream, "linear-probe")  # of 20 steps
     assert len(calls(trial)) == probe.MIXED_BATCHES < 20
 
 
@@ -103,54 +123,63 @@ def test_what_a_network_learns_is_what_the_hook_returned(tiny_root: TinyRoot, up
     """Targets moved by one class, and nothing else: so are most of the predictions."""
     folder = tiny_root(moved=FACTS + "    return images, targets.roll(1, dims=1)\n", swap=SWAP)
     edit(folder / "bench.toml", "steps = 6", "steps = 80")
-    _, plain = judged(trial_of(folder, "swap"), upstream)
-    _, moved = judged(trial_of(folder, "moved"), upstream)
+    _, plain = evaluated(trial_of(folder, "swap"), upstream)
+    _, moved = evaluated(trial_of(folder, "moved"), upstream)
     as_moved = (plain["prediction"] + 1) % 3 == moved["prediction"]
     assert as_moved.mean() > 0.5 > (plain["prediction"] == moved["prediction"]).mean()
 
 
 def test_a_cap_ends_the_hook_and_the_record_says_so(tiny_root: TinyRoot, upstream):
-    spend = "    meter.charge(flops=2 * 10**12)\n    return images, targets\n"  # of 5 * 10**12
+    spend = "    meter.charge(flops=int(meter.budget.tflops * 4e11))\n    return images, targets\n"
     trial = trial_of(tiny_root(greedy=FACTS + spend), "greedy")
-    record, _ = judged(trial, upstream)
-    assert len(calls(trial)) == 3  # the third is refused: the first half spent a little too
+    record, _ = evaluated(trial, upstream)
+    assert len(calls(trial)) == 3  # two fifths each: the third is refused
     assert (record.status, record.cap) == ("capped", "tflops")
-    assert record.tflops == pytest.approx(4.001) and "tflops" in record.reason
+    assert record.tflops == pytest.approx(0.8 * record.tflops_cap + 0.001, rel=1e-6)
+    assert "tflops" in record.reason
 
 
 def test_an_error_in_the_hook_fails_the_trial_with_its_line(tiny_root: TinyRoot, upstream):
     trial = trial_of(tiny_root(broken=FACTS + "    return 1 / 0\n"), "broken")
     with pytest.raises(MethodError, match=r"'broken' raised ZeroDiv.* \(broken.py:15\)"):
-        judged(trial, upstream)
+        evaluated(trial, upstream)
+
+
+def test_a_hook_that_would_end_the_program_fails_its_trial(tiny_root: TinyRoot):
+    mix = mixer(trial_of(tiny_root(leaves=FACTS + "    raise SystemExit(0)\n"), "leaves"))
+    with pytest.raises(MethodError, match="'leaves' raised SystemExit: 0"):
+        mix(*batch())
 
 
 # --- by itself --------------------------------------------------------------------------------
 
 
 def test_a_batch_that_a_cap_cut_short_passes_as_it_was(tiny_root: TinyRoot):
-    half = "    images.zero_()\n    meter.charge(nfe=7)\n    return images, targets\n"
-    mix = mixer(trial_of(tiny_root(half=FACTS + half), "half"), nfe=10)
+    half = "    images.zero_()\n    meter.charge(flops=7)\n    return images, targets\n"
+    mix = mixer(trial_of(tiny_root(half=FACTS + half), "half"), tflops=10e-12)
     images, targets = batch()
     assert mix(images, targets)[0].max() == 0 and mix.stopped is None
     found = mix(images, targets)
-    assert mix.stopped and mix.stopped.unit == "nfe"
+    assert mix.stopped and mix.stopped.unit == "tflops"
     assert torch.equal(found[0], batch()[0]) and torch.equal(found[1], batch()[1])
-    assert mix.told({"status": "ok"})["status"] == "capped"
+    ended = mix.added_to(facts())
+    assert (ended.status, ended.cap, ended.phases["mix"].tflops) == ("capped", "tflops", 7e-12)
 
 
-def test_a_hook_that_hangs_is_ended_by_the_clock(tiny_root: TinyRoot):
+def test_a_hook_that_hangs_fails_its_trial(tiny_root: TinyRoot):
     hang = "    import time\n    time.sleep(60)\n"
-    mix = mixer(trial_of(tiny_root(hang=FACTS + hang), "hang"), seconds=0.05)
-    mix(*batch())
-    assert mix.stopped and mix.stopped.unit == "seconds"
+    mix = mixer(trial_of(tiny_root(hang=FACTS + hang), "hang"), stall_seconds=0.05)
+    with pytest.raises(MethodError, match="'hang', mix, was ended: .* for 0.05 seconds"):
+        mix(*batch())
 
 
 def test_what_was_spent_before_counts():
-    first = Meter(budget(2, nfe=10), 3)
+    first = Meter(budget(2, tflops=1), 3)
     with first.phase("generate"):
         first.charge(flops=123456789, nfe=4, images=2)
-    second = Meter(budget(2, nfe=10), 3, first.spent())
-    assert second.spent() == first.spent() and second.left("nfe") == 6
+    second = Meter(budget(2, tflops=1), 3, first.spent())
+    assert second.spent() == first.spent()
+    assert second.tflops_left == pytest.approx(1 - 123456789e-12)
 
 
 RETURNS = {

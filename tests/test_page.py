@@ -138,7 +138,7 @@ def test_titles_prompts_and_reasons_are_escaped(page):
 def test_a_failed_trial_is_shown_with_its_reason(page):
     notes = page.one("dl", class_="notes-of")
     assert notes.one("dt").text == "Repeated shots"
-    assert notes.one("dd").text == "failed it raised <ValueError> & stopped (seed 1)"
+    assert notes.one("dd").text == "failed it raised <ValueError> & stopped (split 1)"
     assert facts(page)["Records"] == "19 (1 without a score)"
 
 
@@ -268,7 +268,7 @@ def test_methods_and_tasks_that_are_gone_keep_their_rows(contest, tmp_path):
 
 def test_without_the_control_there_is_no_gain_and_no_contest(contest, tmp_path):
     root, folder = contest
-    for path in folder.rglob("none/*/*/record.json"):
+    for path in folder.rglob("none/*/*/*/record.json"):
         path.unlink()
     page = build(root, folder, tmp_path / "site")
     assert verdict(page).startswith("No contest yet")
@@ -294,7 +294,7 @@ def test_without_results_the_page_says_how_to_make_some(shapes, tmp_path, missin
 
 def test_predictions_that_were_changed_are_refused(contest, tmp_path):
     root, folder = contest
-    path = next(folder.rglob("paint/*/linear-probe/predictions.parquet"))
+    path = next(folder.rglob("paint/*/linear-probe/*/predictions.parquet"))
     made_predictions(N_TEST).to_parquet(path, index=False)
     with pytest.raises(RecordError, match="predictions_hash"):
         build(root, folder, tmp_path / "site")

@@ -1,10 +1,13 @@
-"""The scripts that make the pocket: that training lowers the loss, goes on, and is told."""
+"""The scripts that make the pocket: training lowers the loss, resumes, and starts from weights."""
 
+import inspect
 import os
 import signal
 
 import numpy as np
 import pytest
+
+from benchmark.home import cache_folder
 
 # --- training runs -------------------------------------------------------------------------------
 
@@ -80,7 +83,7 @@ def test_finish_file_begins_the_decay_and_ends_the_run(script, tmp_path):
     assert again.step == 6
 
 
-def test_a_run_goes_on_from_given_weights_and_their_curve(script, tmp_path):
+def test_a_run_continues_given_weights_and_their_curve(script, tmp_path):
     training = script("_training")
     old = [(0, "training", 3.0), (40, "training", 1.5), (60, "training", 1.0)]
     training.write_history(old, tmp_path / "old.csv")
@@ -94,13 +97,70 @@ def test_a_run_goes_on_from_given_weights_and_their_curve(script, tmp_path):
     assert run.history[2][:2] == (40, "line (raw)")
 
 
-def test_weight_decay_spares_biases(script):
+def test_weight_decay_excludes_biases(script):
     import torch
 
     matrices, vectors = script("_training").decay_groups(torch.nn.Linear(3, 2), 0.1)
     assert [p.shape for p in matrices["params"]] == [(2, 3)]
     assert [p.shape for p in vectors["params"]] == [(2,)]
     assert (matrices["weight_decay"], vectors["weight_decay"]) == (0.1, 0.0)
+
+
+def test_states_are_kept_in_the_cache_by_default(script):
+    for name in ("train_clip", "train_vae", "train_unet"):
+        work = inspect.signature(script(name).train).parameters["work"].default
+        assert work.is_relative_to(cache_folder())
+
+
+# --- precision -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("precision", "capabilities", "expected"),
+    [
+        ("auto", {}, False),
+        ("auto", {"avx2": True, "avx512_f": True, "avx512_bf16": False}, False),
+        ("auto", {"avx512_bf16": True}, True),
+        ("auto", {"avx512_bf16": False, "amx_bf16": True}, True),
+        ("auto", {"neon": True, "bf16": True}, True),
+        ("bf16", {"avx512_bf16": False}, True),
+        ("fp32", {"avx512_bf16": True}, False),
+    ],
+)
+def test_bf16_is_used_where_the_processor_has_units_or_it_is_forced(
+    script, precision, capabilities, expected
+):
+    import torch
+
+    training = script("_training")
+    chosen = training.uses_bf16(training.Precision(precision), torch.device("cpu"), capabilities)
+    assert chosen is expected
+
+
+@pytest.mark.parametrize("bf16", [True, False])
+def test_the_unet_computes_in_the_chosen_precision(script, bf16):
+    from types import SimpleNamespace
+
+    import torch
+
+    dtypes = []
+
+    class Linear(torch.nn.Linear):
+        def forward(self, noisy, timesteps, embeddings):
+            predicted = super().forward(noisy)
+            dtypes.extend([predicted.dtype, embeddings.dtype])
+            return SimpleNamespace(sample=predicted)
+
+    unet_script = script("train_unet")
+    batch = unet_script.Batch(
+        latents=torch.zeros(2, 4, 8, 8),
+        noise=torch.ones(2, 4, 8, 8),
+        embeddings=torch.zeros(2, 32, 3, dtype=torch.float16),
+        timesteps=torch.tensor([0, 999]),
+    )
+    loss = unet_script.Denoising(torch.device("cpu"), bf16)(Linear(8, 8), batch)
+    assert dtypes == [torch.bfloat16 if bf16 else torch.float32, torch.float32]
+    assert loss.dtype == torch.float32
 
 
 # --- objectives ----------------------------------------------------------------------------------
@@ -176,7 +236,7 @@ def test_batches_drop_captions_and_mirror_what_may_be_mirrored(script):
         cumulative=torch.linspace(1 / count, 1, count, dtype=torch.double),
         mirrorable=torch.ones(count, dtype=torch.bool),
     )
-    batch = unet_script.draw_batch(data, 2000, torch.Generator().manual_seed(0))
+    batch = unet_script.sample_batch(data, 2000, torch.Generator().manual_seed(0))
     mirrored = batch.latents.mean((1, 2, 3))
     dropped = 1 - batch.embeddings.mean((1, 2))
     assert mirrored.mean().item() == pytest.approx(unet_script.MIRROR_RATE, abs=0.04)
@@ -185,7 +245,7 @@ def test_batches_drop_captions_and_mirror_what_may_be_mirrored(script):
     fixed = unet_script.Latents(
         data.images, data.prompts, data.embeddings, data.cumulative, ~data.mirrorable
     )
-    batch = unet_script.draw_batch(fixed, 200, torch.Generator().manual_seed(0))
+    batch = unet_script.sample_batch(fixed, 200, torch.Generator().manual_seed(0))
     assert batch.latents.abs().max() == 0
 
 
@@ -232,6 +292,82 @@ def test_training_lowers_the_loss_and_resumes_exactly(script, name, steps, lr, t
         check_clip_folder(tmp_path / "whole")
     elif name == "train_unet":
         check_shipping(script, tmp_path / "whole")
+
+
+@pytest.fixture
+def earlier_training(script, tmp_path):
+    """The weights of a training to continue, without its optimizer: options of train_unet."""
+    import torch
+    from safetensors.torch import save_file
+
+    unet_script = script("train_unet")
+    torch.manual_seed(0)
+    unet = unet_script.UNet2DConditionModel(**unet_script.UNET).half()
+    unet.save_pretrained(tmp_path / "unet_ema")
+    raw = {name: value * 1.01 for name, value in unet.state_dict().items()}
+    save_file(raw, tmp_path / "unet_raw.safetensors")
+    curve = [(20, "training", 0.3), (40, "training", 0.2), (60, "training", 0.1)]
+    script("_training").write_history(curve, tmp_path / "loss.csv")
+    return {
+        "init": tmp_path / "unet_ema",
+        "init_raw": tmp_path / "unet_raw.safetensors",
+        "init_log": tmp_path / "loss.csv",
+        "init_step": 40,
+    }
+
+
+def test_a_start_from_weights_warms_up_again(script, earlier_training, tmp_path):
+    import torch
+    from safetensors.torch import load_file
+
+    names = ("init", "init_raw", "init_step", "init_log")
+    start = script("train_unet").Start(*(earlier_training[name] for name in names))
+    recipe = script("_training").Recipe(4e-4, until_step=1000)
+    run = start.run(recipe, tmp_path / "work", 0, torch.device("cpu"))
+    raw = load_file(earlier_training["init_raw"])
+    averaged = load_file(earlier_training["init"] / "diffusion_pytorch_model.safetensors")
+    assert all(torch.equal(x, raw[name].float()) for name, x in run.model.state_dict().items())
+    assert all(
+        torch.equal(x, averaged[name].float()) for name, x in run.averaged.state_dict().items()
+    )
+    assert run.history == [(20, "training", 0.3), (40, "training", 0.2)]
+    assert run.step == 40
+    assert run.learning_rate() == pytest.approx(4e-4 / 300)
+    run.step = 339
+    assert run.learning_rate() == pytest.approx(4e-4)
+
+
+def test_a_training_from_weights_resumes_exactly(script, earlier_training, tmp_path):
+    import torch
+
+    def train_until(step, work):
+        script("train_unet").train(
+            work=tmp_path / work,
+            until_step=step,
+            decay_steps=0,
+            batch=4,
+            limit=8,
+            evaluation_images=8,
+            threads=1,
+            **earlier_training,
+        )
+        return torch.load(tmp_path / work / "state.pt", weights_only=True)
+
+    whole = train_until(42, "whole")
+    assert train_until(41, "cut")["step"] == 41
+    resumed = train_until(42, "cut")
+    assert whole["step"] == resumed["step"] == 42
+    for weights in ("raw", "ema"):
+        assert all(torch.equal(x, resumed[weights][name]) for name, x in whole[weights].items())
+    lines = (tmp_path / "cut/training-loss.csv").read_text().splitlines()
+    assert lines[:3] == ["step,series,loss", "20,training,0.30000", "40,training,0.20000"]
+    assert [line.partition(",")[0] for line in lines[3:]] == ["40"] * 6 + ["41"] * 7 + ["42"] * 7
+
+
+@pytest.mark.parametrize("options", [{"raw": "raw.safetensors"}, {"step": 40}, {"log": "loss.csv"}])
+def test_what_describes_initial_weights_is_refused_without_them(script, options):
+    with pytest.raises(Exception, match="add --init FOLDER"):
+        script("train_unet").Start(**options)
 
 
 def check_clip_folder(work):

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmark.errors import DataError
 from benchmark.records.store import read_results
+from tests.helpers.runs import plan_in, run_in
 
 HEADER = """
 import numpy as np, os, signal, time
@@ -32,6 +34,7 @@ FAULTY = {
     "wrong_label": ("yield images(shots, label=3)", "label"),
     "nothing": ("yield from ()", "yielded no image"),
     "raises": ("yield images(shots); raise RuntimeError('midway')", "midway"),
+    "exits": ("yield images(shots); raise SystemExit('enough')", "SystemExit: enough"),
     "dies": ("yield images(shots); os._exit(7)", "exit code 7"),
     "hangs_hard": (
         "signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM}); time.sleep(600); "
@@ -208,6 +211,24 @@ def test_faulty_methods_fail_alone_and_are_shown(tiny_root, bench, edit):
         ).stdout
     )
     assert fixed["made"] == 1
+
+
+def test_a_part_that_is_missing_does_not_hide_that_another_is_damaged(tiny_root, tmp_path, edit):
+    """Methods that generate are skipped; what those that search need is looked at all the same."""
+    uses = 'family="classical", uses=("{}",)'
+    parts = {part: method("yield images(shots)") for part in ("generator", "index")}
+    for part in parts:
+        parts[part] = parts[part].replace('family="classical"', uses.format(part))
+    root = tiny_root(**parts)
+    (root / "damaged.parquet").write_bytes(b"PAR1 but not more")
+    edit(root / "bench.toml", "pocket/corpus/train.parquet", "damaged.parquet")
+    text = (root / "bench.toml").read_text()
+    start = text.index("[upstream.pocket.generator]")
+    (root / "bench.toml").write_text(text[:start] + text[text.index("[budget.S]") :])
+    cells = plan_in(root, list(parts), splits=[0])
+    with pytest.raises(DataError, match="damaged.parquet"):
+        run_in(root, cells, tmp_path / "results")
+    assert not list((tmp_path / "results").rglob("*.json"))
 
 
 def test_killed_again_and_again_the_same_command_finishes(tiny_root, bench):

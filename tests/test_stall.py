@@ -212,18 +212,63 @@ def test_a_charge_that_is_refused_is_no_progress(meter):
                 time.sleep(0.01)
 
 
-def test_what_is_paused_may_take_its_time_and_the_rest_counts_anew(meter):
+def test_what_is_paused_may_take_its_time_and_is_no_progress(meter):
     with meter.watching():
         for _ in range(3):
-            time.sleep(0.1)
             with meter.paused():
                 time.sleep(0.5)
                 with meter.paused():
                     time.sleep(0.1)
     with pytest.raises(Stalled), meter.watching():
-        with meter.paused():
-            pass
+        for _ in range(600):
+            time.sleep(0.1)
+            with meter.paused():
+                pass
+
+
+REJECTS = """
+import numpy as np
+from benchmark import Facts, Images, Provenance
+
+FACTS = Facts(title="Rejects all", family="classical", filters=("score",))
+
+
+def augment(shots, upstream, meter, rng, params):
+    image = np.zeros((1, 32, 32, 3), np.uint8)
+    while True:
+        yield Images(image, [0], [Provenance("transformed", "test")], ["score: never enough"])
+"""
+SWALLOWS_ONCE = """
+import time
+import numpy as np
+from benchmark import Facts, Images, Provenance
+
+FACTS = Facts(title="Goes on all the same", family="classical")
+
+
+def augment(shots, upstream, meter, rng, params):
+    try:
         time.sleep(60)
+    except BaseException:
+        pass
+    while True:
+        yield Images(shots.images[:1], [0], [Provenance("transformed", "test")])
+"""
+
+
+@pytest.mark.parametrize("source", [REJECTS, SWALLOWS_ONCE])
+def test_neither_rejected_images_nor_a_swallowed_alarm_go_on(tiny_root, source):
+    from benchmark.trial.augment import augment
+    from benchmark.upstream import open_upstream
+
+    root = tiny_root(bad=source)
+    bench = root / "bench.toml"
+    quick = 'control = "none"\nstall_seconds = 0.5'
+    bench.write_text(bench.read_text().replace('control = "none"', quick))
+    trial = plan_in(root, ["bad"], splits=[0])[-1].trial
+    upstream = open_upstream("pocket", trial.protocol.upstream_named("pocket"), root, "cpu")
+    with pytest.raises(MethodError, match="'bad' was ended: no charge and no image for 0.5"):
+        augment(trial, upstream, environment(root, "cpu", 1), lambda *_: None)
 
 
 @pytest.mark.parametrize("slow", ["harness", "method"])

@@ -8,7 +8,7 @@ import pytest
 from filelock import Timeout
 
 from benchmark.errors import DataError, RecordError
-from benchmark.images import decode, encode_png
+from benchmark.images import decode, encode_png, pixel_hash
 from benchmark.records.augmented import Augmented
 from benchmark.records.record import read_record
 from benchmark.records.store import Place, Store, StoredRecord, read_results
@@ -19,8 +19,9 @@ PLACE = Place("toy-1shot", "paint[steps=2]", "d" * 64)
 
 
 def augmented():
-    frame = check("ledger", pd.concat([ledger(), ledger(index=1, accepted=False, reason="x")]), "t")
     pixels = np.arange(32 * 32 * 3, dtype=np.uint8).reshape(1, 32, 32, 3)
+    rows = [ledger(sha256=pixel_hash(pixels[0])), ledger(index=1, accepted=False, reason="x")]
+    frame = check("ledger", pd.concat(rows), "t")
     flagged = check("contamination", contamination(), "t")
     return Augmented(augment_facts(frame, flagged), frame, pixels, np.array([1]), flagged)
 

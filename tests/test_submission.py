@@ -21,17 +21,7 @@ from benchmark.submission.check import check_records
 from benchmark.submission.pack import pack
 from tests.helpers.html import parse
 from tests.helpers.records import UNSCORED
-from tests.helpers.results import change_line, write_results, write_trial
-
-
-@pytest.fixture
-def results(shapes, tmp_path):
-    return write_results(shapes, tmp_path / "results")
-
-
-@pytest.fixture
-def packed(results, tmp_path):
-    return pack(results, tmp_path / "submissions" / "first")
+from tests.helpers.results import change_line, write_trial
 
 
 def test_a_submission_holds_what_the_results_held(results, packed):

@@ -219,7 +219,7 @@ def load_split(task: Task, seed: int, root: Path) -> Split:
         pools, tests = _carve(train, pools, task)
     else:
         held_out = open_table(card.test, card.columns, "test", root)
-        tests = _rows_by_class(held_out, card)
+        tests = [_sorted_by_id(held_out, rows) for rows in _rows_by_class(held_out, card)]
         _check_ids(train, held_out)
     drawn = [
         _draw(task, seed, train, entry.name, pool)
@@ -236,7 +236,7 @@ def load_split(task: Task, seed: int, root: Path) -> Split:
 
 
 def _rows_by_class(table: ImageTable, card: TaskCard) -> list[list[int]]:
-    """Rows of every class, sorted by id; rows of no class are left out."""
+    """Rows of every class; rows of no class are left out."""
     labels = table.column(card.columns.label).to_pylist()
     places = {label: at for at, entry in enumerate(card.classes) for label in entry.labels}
     rows: list[list[int]] = [[] for _ in card.classes]
@@ -251,7 +251,7 @@ def _rows_by_class(table: ImageTable, card: TaskCard) -> list[list[int]]:
                 f"holds {' or '.join(map(repr, entry.labels))}, but {', '.join(values[:5])}"
                 + (f" and {len(values) - 5} others" if len(values) > 5 else "")
             )
-    return [_sorted_by_id(table, of_class) for of_class in rows]
+    return rows
 
 
 def _carve(
@@ -293,10 +293,13 @@ def _draw(
 
 
 def _check_ids(train: ImageTable, test: ImageTable) -> None:
-    if shared := set(train.ids) & set(test.ids):
+    import pyarrow.compute as pc
+
+    shared = test.ids.array.filter(pc.is_in(test.ids.array, value_set=train.ids.array))
+    if len(shared):
         raise DataError(
             f"{len(shared)} ids are both in {train.name} and in {test.name}, "
-            f"such as {min(shared)!r}: test images must not be trained on"
+            f"such as {min(shared.to_pylist())!r}: test images must not be trained on"
         )
 
 

@@ -70,7 +70,8 @@ class ParquetFiles:
         self.folder = files[0].parent
         self.rows = sum(self._footers[file].num_rows for file in self._files)
         self._lock = threading.Lock()  # neither an open file nor the cache may be shared
-        self._kept: OrderedDict[tuple[str, int], list[pa.RecordBatch]] = OrderedDict()
+        self._kept: OrderedDict[tuple[str, int], tuple[list[pa.RecordBatch], int]] = OrderedDict()
+        self._kept_bytes = 0
         self._stream: _Stream | None = None
 
     def columns(self, names: Sequence[str], image: str) -> pa.Table:
@@ -145,14 +146,14 @@ class ParquetFiles:
         key = (column, group)
         if key not in self._kept:
             batches = list(self._batches(column, group))
-            used = sum(batch.nbytes for kept in self._kept.values() for batch in kept)
-            used += sum(batch.nbytes for batch in batches)
-            while self._kept and used > CACHE_BYTES:
-                _, dropped = self._kept.popitem(last=False)
-                used -= sum(batch.nbytes for batch in dropped)
-            self._kept[key] = batches
+            size = sum(batch.nbytes for batch in batches)
+            while self._kept and self._kept_bytes + size > CACHE_BYTES:
+                _, (_, dropped) = self._kept.popitem(last=False)
+                self._kept_bytes -= dropped
+            self._kept[key] = batches, size
+            self._kept_bytes += size
         self._kept.move_to_end(key)
-        return self._kept[key]
+        return self._kept[key][0]
 
     def _streamed(self, column: str, group: int, inside: Sequence[int]) -> Iterator[Any]:
         """From a row group too large to keep: on from where the last call stopped, so that a

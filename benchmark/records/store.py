@@ -24,7 +24,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from benchmark.errors import BenchError, RecordError
+from benchmark.errors import BenchError, RecordError, StorageError
 from benchmark.files import (
     is_stored,
     read_image_batches,
@@ -188,10 +188,12 @@ class Store:
         try:
             if faults := verify_folder(folder):
                 raise RecordError("; ".join(faults))
-            return _augmented(folder, decode)
+            made = _augmented(folder, decode)
+            if made.facts.images_id != place.images_id:
+                raise RecordError(f"{folder}: holds the images {made.facts.images_id[:16]}")
+            return made
         except _DAMAGE as error:
-            _log.warning("%s is damaged, set aside and made again: %s", folder, error)
-            set_aside(folder)
+            _put_aside(folder, error)
             return None
 
     def write_record(self, place: Place, record: Record, predictions: pd.DataFrame) -> Path:
@@ -222,8 +224,7 @@ class Store:
             stored.predictions()
             return stored
         except _DAMAGE as error:
-            _log.warning("%s is damaged, set aside and made again: %s", folder, error)
-            set_aside(folder)
+            _put_aside(folder, error)
             return None
 
     def write_failure(self, record: Record) -> Path:
@@ -235,6 +236,16 @@ class Store:
     def forget_failure(self, record_id: str) -> None:
         """Removes the note of a failure that has since been fixed."""
         (self.folder / "failures" / f"{record_id[:32]}.json").unlink(missing_ok=True)
+
+
+def _put_aside(folder: Path, error: Exception) -> None:
+    """Of a damaged folder, unless another process that read it was faster."""
+    _log.warning("%s is damaged, set aside and made again: %s", folder, error)
+    try:
+        set_aside(folder)
+    except StorageError:
+        if folder.exists():
+            raise
 
 
 def _augmented(folder: Path, decode: Decode) -> Augmented:

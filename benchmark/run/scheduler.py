@@ -176,7 +176,12 @@ class _Run:
             future = self.engine.submit(worker.prepare, upstream, tuple(sorted(used)))
             while not self._wait([future]):
                 pass
-            done = future.result()
+            try:
+                done = future.result()
+            except WorkerDied as error:
+                raise DataError(
+                    f"upstream {upstream!r}: a worker died loading it: {error}"
+                ) from None
             if done.status == "storage":
                 raise StorageError(done.reason)
             if done.status not in ("ok", "skipped"):

@@ -65,7 +65,8 @@ class Trial:
 
     @cached_property
     def images_id(self) -> str:
-        """sha256 of what decides the images; no name of a file, an upstream or a tier is in it."""
+        """sha256 of what decides the images. Task and method are in it by name too, as entries of
+        the contest; of an upstream and a tier only the content is."""
         facts, split = self.call.method.facts, self.split
         upstream = self.protocol.upstream_named(self.upstream)
         return canonical_hash(

@@ -101,9 +101,14 @@ def _consume(
     try:
         with upstream.metered(meter), meter.watching():
             for images in method.augment(shots, upstream, meter, rng, params) or ():
+                before = ledger.count
                 with meter.paused():
                     ledger.add(images)
                     progress("augment", min(ledger.count, wanted), wanted)
+                if ledger.count > before:  # images that are all rejected could go on for ever
+                    meter.progressed()
+                if meter.stalled:
+                    raise Stalled(trial.protocol.defaults.stall_seconds)
                 if ledger.full:
                     break  # the generator is closed as it goes: its own `finally` runs
     except BudgetStop as stop:
@@ -112,7 +117,7 @@ def _consume(
         raise MethodError(f"method {trial.call.label!r} was ended: {stall}") from None
     except (Unavailable, BenchError, MemoryError):
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise method_error(trial.call.label, error) from error
     return None
 

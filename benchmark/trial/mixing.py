@@ -56,7 +56,7 @@ class Mixer:
             raise MethodError(f"method {self.call.label!r}, mix, was ended: {stall}") from None
         except (Unavailable, BenchError, MemoryError):
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise method_error(self.call.label, error) from error
         where = f"method {self.call.label!r}, mix, batch {self._batches}"
         self._batches += 1

@@ -89,7 +89,7 @@ def to_signed(images: Tensor) -> Tensor:
 def read_pairs(
     parquet: Path, columns: Sequence[str], limit: int | None = None
 ) -> tuple[Tensor, pd.DataFrame]:
-    """Images (uint8 [N, 3, 32, 32]) and the named columns; `limit` draws that many rows, seeded."""
+    """Images (uint8 [N, 3, 32, 32]) and the named columns: all rows, or a sample of `limit`."""
     frame = pd.read_parquet(parquet)
     if limit is not None and limit < len(frame):
         frame = frame.sample(limit, random_state=0).sort_index()
@@ -99,7 +99,7 @@ def read_pairs(
 def caption_weights(captions: Sequence[str], power: float) -> Tensor:
     """Sampling probabilities [N] ∝ count(caption) ** -power.
 
-    1,200 images share each clothing caption and most emoji captions have a handful: drawn
+    1,200 images share each clothing caption and most emoji captions have a handful: sampled
     uniformly, every second image of a batch would be clothing.
     """
     codes = torch.as_tensor(pd.factorize(pd.Series(captions))[0].copy())

@@ -1,4 +1,4 @@
-"""The public sources of the pocket: what is taken from each, and how it is drawn and captioned."""
+"""The public sources of the pocket: what each provides, how it is rendered and captioned."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import numpy as np
 from _corpus import FASHION_CLASSES
 from PIL import Image
 
-#: npm package of each drawn source, at the version the shipped pocket was drawn from.
+#: npm package of each rendered source, at the version that the pocket was rendered from.
 ICON_PACKAGES = {
     "emojione": "@iconify-json/emojione@1.2.3",
     "emojione-v1": "@iconify-json/emojione-v1@1.2.3",
@@ -120,8 +120,8 @@ def icon_drawings(source: str, icons: Mapping[str, Any]) -> Iterator[Drawing]:
 
 def clip_art_caption(svg: str, file_name: str) -> str:
     """Title and first keywords of a clip art's metadata; the file name where it has no title."""
-    found = re.search(r"<dc:title>([^<]+)", svg)
-    title = found.group(1).strip() if found else ""
+    match = re.search(r"<dc:title>([^<]+)", svg)
+    title = match.group(1).strip() if match else ""
     if title in ("", "Open Clip Art Library"):
         title = file_name
     keywords = [word.strip() for word in re.findall(r"<rdf:li>([^<]+)", svg)]
@@ -197,10 +197,10 @@ def read_fashion_mnist(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray
 
 
 def render(svg: str | Path) -> Image.Image | None:
-    """Draw an SVG on white, 32x32 RGB; None if it cannot be read or nothing is to be seen.
+    """Render an SVG on white, 32x32 RGB; None if it cannot be read or nothing is visible.
 
-    It is drawn at 128, reduced to a 64 px WebP and from that to 32: the shipped pictures went
-    through that file, so going through it gives them again to the pixel.
+    It is rendered at 128, reduced to a 64 px WebP and from that to 32, as the images of the corpus
+    were: so they come out the same to the pixel.
     """
     import resvg_py
 
@@ -211,10 +211,11 @@ def render(svg: str | Path) -> Image.Image | None:
             png = resvg_py.svg_to_bytes(svg_string=svg, width=128, height=128)
     except ValueError:
         return None
-    drawn = Image.open(io.BytesIO(bytes(png))).convert("RGBA")
-    drawn.thumbnail((64, 64), Image.Resampling.LANCZOS)
+    rendered = Image.open(io.BytesIO(bytes(png))).convert("RGBA")
+    rendered.thumbnail((64, 64), Image.Resampling.LANCZOS)
     canvas = Image.new("RGB", (64, 64), "white")
-    canvas.paste(drawn, ((64 - drawn.width) // 2, (64 - drawn.height) // 2), drawn)
+    corner = (64 - rendered.width) // 2, (64 - rendered.height) // 2
+    canvas.paste(rendered, corner, rendered)
     if all(low == high for low, high in canvas.getextrema()):
         return None
     file = io.BytesIO()

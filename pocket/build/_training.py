@@ -18,16 +18,25 @@ import math
 import os
 import signal
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from types import FrameType
+from typing import Annotated
 
 import torch
+import typer
 from torch import Tensor, nn
+
+from benchmark.home import cache_folder
 
 #: (step, series, loss): one point of a training curve.
 Point = tuple[int, str, float]
+#: Default folder of the states of all trainings: in the user's cache, outside the repository.
+STATES = cache_folder() / "pocket-training"
+WorkOption = Annotated[Path, typer.Option(help="Folder of the training state.")]
+
 Loss = Callable[[nn.Module, torch.Generator], Tensor]
 Evaluate = Callable[[nn.Module], dict[str, float]]
 
@@ -54,7 +63,7 @@ class Run:
         model: trained in place.
         recipe: hyper-parameters.
         work: folder of the state, the loss history and the FINISH file.
-        seed: of the generator that every random draw of the loss goes through.
+        seed: of the generator of all random numbers of the loss.
         start_step: number of steps the given weights were trained before, without their
             optimizer moments; warm-up counts from here.
         history: the loss curve up to `start_step`.
@@ -88,7 +97,7 @@ class Run:
         return self.work / "state.pt"
 
     def resume(self) -> bool:
-        """Load the saved state, if there is one; say whether there was."""
+        """Load the saved state, if there is one; return whether there was."""
         if not self.state_file.exists():
             return False
         state = torch.load(self.state_file, map_location="cpu", weights_only=True)
@@ -140,7 +149,7 @@ class Run:
         """Train to the last step or a signal; save on the way and at the end.
 
         Args:
-            loss: (model, generator) -> scalar to minimize; draws only from that generator.
+            loss: (model, generator) -> scalar to minimize, random by that generator alone.
             evaluate: (model) -> losses by name, the same number for the same weights.
             log_every: steps between two points of the loss curve.
             save_seconds: wall-clock seconds between two saved states.
@@ -248,3 +257,41 @@ def read_history(path: Path, until_step: int) -> list[Point]:
 def pick_device() -> torch.device:
     """The GPU, if torch sees one."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+class Precision(StrEnum):
+    """What the forward passes of a training compute in; weights and moments are always float32."""
+
+    auto = "auto"
+    bf16 = "bf16"
+    fp32 = "fp32"
+
+
+PrecisionOption = Annotated[
+    Precision, typer.Option(help="Of forward passes; auto: bf16 where the processor has units.")
+]
+
+#: Instructions that multiply bfloat16, as ``torch.cpu.get_capabilities`` names them (x86, Arm).
+BF16_UNITS = ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")
+
+
+def uses_bf16(
+    precision: Precision, device: torch.device, capabilities: Mapping[str, object] | None = None
+) -> bool:
+    """Whether forward passes run under autocast to bfloat16.
+
+    ``auto`` asks the processor: without bfloat16 units such a step takes about three times as
+    long as one in single precision. It is asked and not timed, so that the same command on the
+    same machine always makes the same choice, and a resumed run ends with the same numbers.
+
+    Args:
+        capabilities: of the CPU, by name; those that torch detects by default. An older torch,
+            which cannot detect them, counts as a CPU without such units.
+    """
+    if precision is not Precision.auto:
+        return precision is Precision.bf16
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if capabilities is None:
+        capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    return any(capabilities.get(unit) for unit in BF16_UNITS)

@@ -6,7 +6,7 @@ From:  the npm packages and Debian packages named in ``_sources.py``, fetched wi
        ``apt-get download`` into ``<work>`` (what lies there already is not fetched again).
 Order: **make_corpus**, make_tokenizer, train_clip, train_vae, train_unet, ship_unet.
 
-Drawing needs ``resvg_py`` (0.5.0 drew the shipped files) and takes some minutes on two cores.
+Rendering needs ``resvg_py`` (0.5.0 for these files) and takes some minutes on two cores.
 """
 
 from __future__ import annotations
@@ -152,16 +152,16 @@ def main(
     fetch(work)
     drawings = read_drawings(work)
     with Pool(processes) as pool:
-        drawn = pd.DataFrame(r for r in pool.imap(draw, drawings, chunksize=32) if r is not None)
+        rendered = pd.DataFrame(r for r in pool.imap(draw, drawings, chunksize=32) if r is not None)
     fashion = fashion_splits(work / "dataset-fashion-mnist/usr/share/datasets/fashion-mnist")
 
-    corpus = pd.concat([drawn[~drawn.source.isin(HELDOUT_SOURCES)], fashion["corpus"]])
+    corpus = pd.concat([rendered[~rendered.source.isin(HELDOUT_SOURCES)], fashion["corpus"]])
     write(corpus, CORPUS_COLUMNS, out / "corpus/train.parquet", 2000)
     subgroups = read_subgroups(work)
-    names = drawn.id.str.split("/", n=1).str[1]
-    drawn["subgroup"] = names.map(lambda name: subgroups.get(short_flag_name(name)))
+    names = rendered.id.str.split("/", n=1).str[1]
+    rendered["subgroup"] = names.map(lambda name: subgroups.get(short_flag_name(name)))
     for source in HELDOUT_SOURCES:
-        design = drawn[drawn.source == source]
+        design = rendered[rendered.source == source]
         write(design, DESIGN_COLUMNS, out / f"heldout/{source}.parquet", 1000)
     for split, name in (("shots", "train"), ("test", "test")):
         file = out / f"heldout/fashion-mnist-{name}.parquet"

@@ -1,4 +1,5 @@
-"""Draw ``samples.png``, a sheet of images made by the pocket's Stable Diffusion: prompts by seeds.
+"""Write ``samples.png``, a sheet of images that the pocket's Stable Diffusion generates: prompts by
+seeds.
 
 Nothing is picked: the prompts stand below, the seeds are 0, 1, 2, …
 """

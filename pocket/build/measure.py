@@ -1,7 +1,8 @@
-"""Measure the shipped models on held-out data: the numbers of MODEL_CARD.md.
+"""Measure the models on held-out data: the numbers of MODEL_CARD.md.
 
-The CLIP names images it never saw; the autoencoder reconstructs them; the UNet predicts the noise
-of a fixed batch of them, and what it generates from a class name is named by the CLIP.
+The CLIP classifies held-out images; the autoencoder reconstructs them; the UNet predicts the noise
+of a fixed batch of them (in single precision on every machine) and generates images from class
+names, which the CLIP classifies.
 """
 
 from __future__ import annotations
@@ -67,13 +68,13 @@ def generated_images(pipeline: StableDiffusionPipeline, per_class: int) -> Tenso
     """uint8 [10 * per_class, 3, 32, 32] from the Fashion-MNIST prompts, class by class."""
     images = []
     for label, name in enumerate(FASHION_CLASSES):
-        made = pipeline(
+        generated = pipeline(
             [f"a photo of a {name}"] * per_class,
             num_inference_steps=STEPS,
             guidance_scale=GUIDANCE,
             generator=torch.Generator().manual_seed(label),
         ).images
-        images += [pil_to_tensor(image) for image in made]
+        images += [pil_to_tensor(image) for image in generated]
     return torch.stack(images)
 
 

@@ -119,8 +119,8 @@ class Compared:
     def flagged(self, pixels: float, bits: int, cosine: float) -> np.ndarray:
         """bool [N, M]: by the rule of ``benchmark.trial.contamination``."""
         both = (self.distance <= bits) & (self.similarity >= cosine)
-        found: np.ndarray = ((self.rms <= pixels) | both).any(0)
-        return found
+        flagged: np.ndarray = ((self.rms <= pixels) | both).any(0)
+        return flagged
 
 
 def _rms(images: np.ndarray, pool: np.ndarray) -> np.ndarray:
@@ -141,7 +141,7 @@ def table(copies: dict[str, Compared], others: Compared, rules: Sequence[Rule]) 
         f"{'pixels':>7} {'phash':>6} {'cosine':>7} ", *(f"{name:>9}" for name in (*copies, "wrong"))
     )
     for rule in rules:
-        recall = [np.diagonal(found.flagged(*rule)).mean() for found in copies.values()]
+        recall = [np.diagonal(copy.flagged(*rule)).mean() for copy in copies.values()]
         wrong = others.flagged(*rule)
         np.fill_diagonal(wrong, False)
         values = (f"{100 * value:>9.2f}" for value in (*recall, wrong.any(1).mean()))

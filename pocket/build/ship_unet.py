@@ -16,6 +16,7 @@ from typing import Annotated
 import torch
 import typer
 from _corpus import POCKET
+from _training import STATES
 from diffusers import UNet2DConditionModel
 from make_samples import draw_samples
 from measure import measure, table, write_table
@@ -42,18 +43,18 @@ def write_unet(state_file: Path, weights: Weights, out: Path) -> int:
 
 
 def main(
-    work: Annotated[Path, typer.Option(help="Work folder of train_unet.py.")],
+    work: Annotated[Path, typer.Option(help="Work folder of train_unet.py.")] = STATES / "unet",
     weights: Annotated[Weights, typer.Option(help="Averaged or raw.")] = Weights.ema,
     out: Annotated[Path, typer.Option(help="The pocket.")] = POCKET,
 ) -> None:
-    """Ship the UNet of a training run."""
+    """Put the UNet of a training run into the pocket."""
     model = out / "stable-diffusion"
     step = write_unet(work / "state.pt", weights, model / "unet")
     shutil.copyfile(work / "training-loss.csv", model / "training-loss.csv")
     plot(model / "training-loss.csv", model / "training-loss.svg")
     draw_samples(model, out / "samples.png")
     write_table(table(measure(out), step), out / "MODEL_CARD.md")
-    print(f"shipped the {weights} weights of step {step} to {model}")
+    print(f"wrote the {weights} weights of step {step} to {model}")
 
 
 if __name__ == "__main__":

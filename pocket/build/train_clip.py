@@ -9,7 +9,7 @@ The objective is CLIP's symmetric contrastive loss (Radford et al. 2021, arXiv 2
 every pair of equal captions in a batch a positive, after Khosla et al. 2020 (arXiv 2004.11362):
 1,200 images share the caption "coat", and none of them is a negative of another.
 
-A batch of 2,048 wants a GPU; on two CPU cores take ``--batch 256``. The same command again resumes.
+A batch of 2,048 needs a GPU; on two CPU cores take ``--batch 256``. The same command again resumes.
 """
 
 from __future__ import annotations
@@ -33,7 +33,17 @@ from _corpus import (
     is_mirrorable,
     read_pairs,
 )
-from _training import Evaluate, Recipe, Run, pick_device
+from _training import (
+    STATES,
+    Evaluate,
+    Precision,
+    PrecisionOption,
+    Recipe,
+    Run,
+    WorkOption,
+    pick_device,
+    uses_bf16,
+)
 from open_clip.model import CLIP
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -80,13 +90,13 @@ def model_config(tokenizer: CLIPTokenizer) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Pairs:
-    """What a step draws from.
+    """What batches are sampled from.
 
     Attributes:
         images: uint8 [N, 3, 32, 32].
         tokens: [N, V, 32] token ids of each image's caption variants.
         caption: [N] number of the caption; equal captions have equal numbers.
-        probability: [N] of being drawn.
+        probability: [N] of being sampled.
         mirrorable: [N] whether the mirrored image still fits the caption.
     """
 
@@ -147,8 +157,8 @@ def random_colour(images: Tensor, generator: torch.Generator) -> Tensor:
     """Contrast ±30 %, cast ±0.1 per channel, grey 15 %, inverted 5 %; [B, 3, H, W] in 0..1."""
 
     def random(channels: int = 1) -> Tensor:
-        drawn = torch.rand(len(images), channels, 1, 1, generator=generator)
-        return drawn.to(images.device)
+        values = torch.rand(len(images), channels, 1, 1, generator=generator)
+        return values.to(images.device)
 
     contrast, cast = 0.7 + 0.6 * random(), 0.2 * random(3) - 0.1
     images = (images - 0.5) * contrast + 0.5 + cast
@@ -174,10 +184,10 @@ def multi_positive_loss(logits: Tensor, captions: Tensor) -> Tensor:
 
 
 class Contrast:
-    """The training loss: draw, augment, embed, compare."""
+    """The training loss: sample, augment, embed, compare."""
 
-    def __init__(self, pairs: Pairs, batch: int, device: torch.device):
-        self.pairs, self.batch, self.device = pairs, batch, device
+    def __init__(self, pairs: Pairs, batch: int, device: torch.device, bf16: bool):
+        self.pairs, self.batch, self.device, self.bf16 = pairs, batch, device, bf16
 
     def __call__(self, clip: nn.Module, generator: torch.Generator) -> Tensor:
         data, device = self.pairs, self.device
@@ -187,7 +197,7 @@ class Contrast:
         images = random_affine(images, data.mirrorable[rows], generator)
         images = random_colour(images, generator)
         tokens = data.tokens[rows, variant].to(device)
-        with torch.autocast(device.type, dtype=torch.bfloat16):
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.bf16):
             image_features, text_features, scale = clip((images - 0.5) / 0.5, tokens)
         scale = scale.clamp(max=MAX_LOGIT_SCALE)
         logits = scale * image_features.float() @ text_features.float().T
@@ -208,7 +218,7 @@ def naming_error(clip: CLIP, images: Tensor, tokens: Tensor, answers: Tensor) ->
 def evaluation(corpus: Path, heldout: Path, tokenizer: CLIPTokenizer, limit: int) -> Evaluate:
     """The loss on fixed pairs of the corpus, and zero-shot errors on two held-out sets.
 
-    They say whether the model improves; nothing is chosen by them.
+    They show whether the model improves; nothing is chosen by them.
     """
     seen = read_corpus(corpus, tokenizer, limit)
     clothes, labels = read_pairs(heldout / "fashion-mnist-test.parquet", ["label"], limit)
@@ -307,13 +317,13 @@ def write_text_encoder(model: CLIPTextModel, out: Path) -> None:
 
 
 def train(
-    work: Annotated[Path, typer.Option(help="Folder of the state; outside the repository.")],
+    work: WorkOption = STATES / "clip",
     until_step: Annotated[int, typer.Option(help="Last step.")] = 2_400,
     decay_steps: Annotated[int, typer.Option(help="Steps of the final decay.")] = 2_200,
     warmup_steps: Annotated[int, typer.Option(help="Steps of warm-up.")] = 200,
     lr: Annotated[float, typer.Option(help="Learning rate of the constant part.")] = 1e-3,
     batch: Annotated[int, typer.Option(help="Pairs in a batch.")] = 2048,
-    seed: Annotated[int, typer.Option(help="Seed of every random draw.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of every random number.")] = 0,
     corpus: Annotated[Path, typer.Option(help="Corpus.")] = POCKET / "corpus/train.parquet",
     heldout: Annotated[Path, typer.Option(help="Held-out folder.")] = POCKET / "heldout",
     tokenizer: Annotated[Path, typer.Option(help="Tokenizer folder.")] = POCKET / "clip",
@@ -321,9 +331,10 @@ def train(
     evaluation_images: Annotated[int, typer.Option(help="Images per held-out set.")] = 512,
     log_every: Annotated[int, typer.Option(help="Steps between points of the curve.")] = 100,
     threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
+    precision: PrecisionOption = Precision.auto,
     compile_model: Annotated[bool, typer.Option("--compile", help="torch.compile it.")] = False,
 ) -> None:
-    """Train the CLIP, or go on with the run in the work folder."""
+    """Train the CLIP, or resume the training whose state is in the work folder."""
     if threads:
         torch.set_num_threads(threads)
     device, words = pick_device(), CLIPTokenizer.from_pretrained(tokenizer)
@@ -334,7 +345,7 @@ def train(
     run = Run(CLIP(**model_config(words)).to(device), recipe, work, seed)
     run.resume()
     run.fit(
-        Contrast(read_corpus(corpus, words, limit), batch, device),
+        Contrast(read_corpus(corpus, words, limit), batch, device, uses_bf16(precision, device)),
         evaluation(corpus, heldout, words, evaluation_images),
         log_every=log_every,
         compile_model=compile_model,

@@ -12,7 +12,8 @@ autoencoder (Rombach et al. 2022, arXiv 2112.10752), weighted by min-SNR-γ with
 2022, arXiv 2207.12598). Every image is encoded once, plain and mirrored, and every caption variant
 is embedded once, so that a step is a step of the UNet alone.
 
-Two free CPU cores take 0.5 to 0.7 s a step. The same command again resumes.
+Two free CPU cores take 0.5 to 0.7 s a step. The same command again resumes. A training can also be
+continued from weights alone (``--init``): without optimizer moments it warms up again.
 """
 
 from __future__ import annotations
@@ -32,7 +33,18 @@ from _corpus import (
     read_pairs,
     to_signed,
 )
-from _training import Evaluate, Point, Recipe, Run, pick_device, read_history
+from _training import (
+    STATES,
+    Evaluate,
+    Precision,
+    PrecisionOption,
+    Recipe,
+    Run,
+    WorkOption,
+    pick_device,
+    read_history,
+    uses_bf16,
+)
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -65,14 +77,14 @@ MIN_SNR_GAMMA = 5.0
 
 @dataclass(frozen=True)
 class Latents:
-    """Everything a step draws from.
+    """What batches are sampled from.
 
     Attributes:
         images: [N, 2, 4, 8, 8] latents, plain and mirrored.
         prompts: [N, V] row of `embeddings` for each of an image's caption variants.
-        embeddings: [M + 1, 32, D] token embeddings; the last row is the empty prompt.
+        embeddings: float16 [M + 1, 32, D] prompt embeddings; the last row is the empty prompt.
         cumulative: [N] cumulative sampling probability.
-        mirrorable: [N] whether the mirrored latent may be drawn.
+        mirrorable: [N] whether the mirrored latent may be sampled.
     """
 
     images: Tensor
@@ -122,7 +134,7 @@ class Frozen:
 
     @torch.no_grad()
     def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
-        """Last hidden states [N, 32, D], padded as StableDiffusionPipeline pads, in bfloat16."""
+        """Last hidden states, float16 [N, 32, D], padded as StableDiffusionPipeline pads."""
         length = self.tokenizer.model_max_length
         parts = []
         for i in range(0, len(prompts), 512):
@@ -133,7 +145,7 @@ class Frozen:
                 max_length=length,
                 return_tensors="pt",
             ).input_ids
-            parts.append(self.text(ids.to(self.device)).last_hidden_state.bfloat16().cpu())
+            parts.append(self.text(ids.to(self.device)).last_hidden_state.half().cpu())
         return torch.cat(parts)
 
 
@@ -152,8 +164,8 @@ def encode_corpus(corpus: Path, frozen: Frozen, limit: int | None) -> Latents:
     )
 
 
-def draw_batch(data: Latents, size: int, generator: torch.Generator) -> Batch:
-    """Draw images, mirroring, caption variants, dropped captions, noise and timesteps."""
+def sample_batch(data: Latents, size: int, generator: torch.Generator) -> Batch:
+    """Sample images, mirroring, caption variants, dropped captions, noise and timesteps."""
 
     def random() -> Tensor:
         return torch.rand(size, generator=generator)
@@ -170,10 +182,14 @@ def draw_batch(data: Latents, size: int, generator: torch.Generator) -> Batch:
 
 
 class Denoising:
-    """The min-SNR-γ weighted noise-prediction loss: w(t) = min(SNR, γ) / SNR, Hang et al. §3.4."""
+    """The min-SNR-γ weighted noise-prediction loss: w(t) = min(SNR, γ) / SNR, Hang et al. §3.4.
 
-    def __init__(self, device: torch.device):
-        self.device = device
+    Args:
+        bf16: run the UNet under autocast to bfloat16; in single precision otherwise.
+    """
+
+    def __init__(self, device: torch.device, bf16: bool = False):
+        self.device, self.bf16 = device, bf16
         self.alphas = DDPMScheduler(**NOISE_SCHEDULE).alphas_cumprod.to(device)
         snr = self.alphas / (1 - self.alphas)
         self.weights = snr.clamp(max=MIN_SNR_GAMMA) / snr
@@ -184,8 +200,8 @@ class Denoising:
         alpha = self.alphas[batch.timesteps].view(-1, 1, 1, 1)
         noisy = alpha.sqrt() * batch.latents + (1 - alpha).sqrt() * batch.noise
         noisy = noisy.contiguous(memory_format=torch.channels_last)
-        with torch.autocast(self.device.type, dtype=torch.bfloat16):
-            predicted = unet(noisy, batch.timesteps, batch.embeddings).sample
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16):
+            predicted = unet(noisy, batch.timesteps, batch.embeddings.float()).sample
         error = (predicted.float() - batch.noise).pow(2).mean((1, 2, 3))
         return (error * self.weights[batch.timesteps]).mean()
 
@@ -206,7 +222,7 @@ def evaluation(
 ) -> Evaluate:
     """Losses on fixed batches of the corpus and of two held-out sets.
 
-    They say whether the model improves; nothing is chosen by them.
+    They show whether the model improves; nothing is chosen by them.
     """
     clothes, emoji = heldout / "fashion-mnist-test.parquet", heldout / "openmoji.parquet"
     batches = {}
@@ -230,29 +246,60 @@ def evaluation(
     return evaluate
 
 
-def initial_models(
-    init: Path | None, init_raw: Path | None, seed: int
-) -> tuple[UNet2DConditionModel, UNet2DConditionModel | None]:
-    """A fresh UNet, or the averaged (and raw) weights to go on from: (raw, averaged)."""
-    if init is None:
-        torch.manual_seed(seed)
-        return UNet2DConditionModel(**UNET), None
-    averaged = UNet2DConditionModel.from_pretrained(init).float()
-    raw = UNet2DConditionModel.from_pretrained(init).float()
-    if init_raw is not None:
-        raw.load_state_dict({k: v.float() for k, v in load_file(init_raw).items()})
-    return raw, averaged
+@dataclass(frozen=True)
+class Start:
+    """What a training starts from: a fresh UNet by default, else the weights of an earlier one.
+
+    Attributes:
+        averaged: UNet folder of the moving average.
+        raw: safetensors file of the raw weights; the averaged ones by default.
+        step: how many steps these weights were trained.
+        log: their loss curve (csv).
+    """
+
+    averaged: Path | None = None
+    raw: Path | None = None
+    step: int = 0
+    log: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.averaged is None and (self.raw or self.step or self.log):
+            raise typer.BadParameter(
+                "--init-raw, --init-step and --init-log describe the weights that --init names: "
+                "add --init FOLDER, or leave them out"
+            )
+
+    def models(self, seed: int) -> tuple[UNet2DConditionModel, UNet2DConditionModel | None]:
+        """Raw and averaged UNet; no averaged one where the raw one is fresh."""
+        if self.averaged is None:
+            torch.manual_seed(seed)
+            return UNet2DConditionModel(**UNET), None
+        averaged = UNet2DConditionModel.from_pretrained(self.averaged).float()
+        raw = UNet2DConditionModel.from_pretrained(self.averaged).float()
+        if self.raw is not None:
+            raw.load_state_dict({k: v.float() for k, v in load_file(self.raw).items()})
+        return raw, averaged
+
+    def run(self, recipe: Recipe, work: Path, seed: int, device: torch.device) -> Run:
+        """A training that starts here, or where the state in `work` ended."""
+        raw, averaged = self.models(seed)
+        for model in filter(None, (raw, averaged)):
+            model.to(device, memory_format=torch.channels_last)
+        history = read_history(self.log, self.step) if self.log else []
+        run = Run(raw, recipe, work, seed, self.step, history, averaged)
+        run.resume()
+        return run
 
 
 def train(
-    work: Annotated[Path, typer.Option(help="Folder of the state; outside the repository.")],
+    work: WorkOption = STATES / "unet",
     until_step: Annotated[int, typer.Option(help="Last step, from the very first.")] = 12_000,
     decay_steps: Annotated[int, typer.Option(help="Steps of the final decay.")] = 600,
     warmup_steps: Annotated[int, typer.Option(help="Steps of warm-up.")] = 300,
     lr: Annotated[float, typer.Option(help="Learning rate of the constant part.")] = 4e-4,
     batch: Annotated[int, typer.Option(help="Images in a batch.")] = 128,
-    seed: Annotated[int, typer.Option(help="Seed of every random draw.")] = 0,
-    init: Annotated[Path | None, typer.Option(help="UNet folder to go on from.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of every random number.")] = 0,
+    init: Annotated[Path | None, typer.Option(help="UNet folder to continue from.")] = None,
     init_raw: Annotated[Path | None, typer.Option(help="Its raw weights (safetensors).")] = None,
     init_step: Annotated[int, typer.Option(help="Steps that it was trained.")] = 0,
     init_log: Annotated[Path | None, typer.Option(help="Its loss curve (csv).")] = None,
@@ -265,30 +312,22 @@ def train(
     evaluation_images: Annotated[int, typer.Option(help="Images per evaluation set.")] = 512,
     log_every: Annotated[int, typer.Option(help="Steps between points of the curve.")] = 200,
     threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
+    precision: PrecisionOption = Precision.auto,
     compile_model: Annotated[bool, typer.Option("--compile", help="torch.compile it.")] = False,
 ) -> None:
-    """Train the UNet, or go on with the run in the work folder."""
+    """Train the UNet, or resume the training whose state is in the work folder."""
     if threads:
         torch.set_num_threads(threads)
-    device = pick_device()
-    raw, averaged = initial_models(init, init_raw, seed)
+    start, device = Start(init, init_raw, init_step, init_log), pick_device()
     recipe = Recipe(lr, until_step, warmup_steps, decay_steps)
-    history: list[Point] = read_history(init_log, init_step) if init_log else []
-    run = Run(
-        raw.to(device, memory_format=torch.channels_last),
-        recipe,
-        work,
-        seed,
-        init_step,
-        history,
-        averaged.to(device, memory_format=torch.channels_last) if averaged else None,
-    )
-    run.resume()
-    frozen, objective = Frozen(vae, text_encoder, tokenizer, device), Denoising(device)
+    run = start.run(recipe, work, seed, device)
+    frozen = Frozen(vae, text_encoder, tokenizer, device)
+    objective = Denoising(device, uses_bf16(precision, device))
+    print(f"{device}, {'bfloat16' if objective.bf16 else 'single precision'}, state in {work}")
     evaluate = evaluation(corpus, heldout, evaluation_images, frozen, objective)
     data = encode_corpus(corpus, frozen, limit)
     run.fit(
-        lambda unet, generator: objective(unet, draw_batch(data, batch, generator)),
+        lambda unet, generator: objective(unet, sample_batch(data, batch, generator)),
         evaluate,
         log_every=log_every,
         compile_model=compile_model,

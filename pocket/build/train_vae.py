@@ -19,7 +19,17 @@ from typing import Annotated
 import torch
 import typer
 from _corpus import POCKET, is_mirrorable, read_pairs, to_signed
-from _training import Evaluate, Recipe, Run, pick_device
+from _training import (
+    STATES,
+    Evaluate,
+    Precision,
+    PrecisionOption,
+    Recipe,
+    Run,
+    WorkOption,
+    pick_device,
+    uses_bf16,
+)
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
@@ -50,11 +60,18 @@ def reconstruction_error(images: Tensor, reconstructed: Tensor) -> Tensor:
 
 
 class Reconstruction:
-    """The training loss: draw, mirror some, encode, sample the posterior, decode, compare."""
+    """The training loss: sample, mirror some, encode, sample the posterior, decode, compare."""
 
-    def __init__(self, images: Tensor, mirrorable: Tensor, batch: int, device: torch.device):
+    def __init__(
+        self,
+        images: Tensor,
+        mirrorable: Tensor,
+        batch: int,
+        device: torch.device,
+        bf16: bool,
+    ):
         self.images, self.mirrorable = images, mirrorable
-        self.batch, self.device = batch, device
+        self.batch, self.device, self.bf16 = batch, device, bf16
 
     def __call__(self, vae: AutoencoderKL, generator: torch.Generator) -> Tensor:
         rows = torch.randint(len(self.images), (self.batch,), generator=generator)
@@ -63,7 +80,7 @@ class Reconstruction:
         images = to_signed(self.images[rows])
         images = torch.where(mirrored.view(-1, 1, 1, 1), images.flip(-1), images).to(self.device)
         images = images.contiguous(memory_format=torch.channels_last)
-        with torch.autocast(self.device.type, dtype=torch.bfloat16):
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16):
             posterior = vae.encode(images).latent_dist
             noise = torch.randn(posterior.mean.shape, generator=generator).to(self.device)
             reconstructed = vae.decode(posterior.mean + posterior.std * noise).sample
@@ -111,21 +128,22 @@ def standardize_latents(vae: AutoencoderKL, images: Tensor) -> None:
 
 
 def train(
-    work: Annotated[Path, typer.Option(help="Folder of the state; outside the repository.")],
+    work: WorkOption = STATES / "vae",
     until_step: Annotated[int, typer.Option(help="Last step.")] = 12_000,
     decay_steps: Annotated[int, typer.Option(help="Steps of the final decay.")] = 11_900,
     warmup_steps: Annotated[int, typer.Option(help="Steps of warm-up.")] = 100,
     lr: Annotated[float, typer.Option(help="Learning rate of the constant part.")] = 1e-3,
     batch: Annotated[int, typer.Option(help="Images in a batch.")] = 64,
-    seed: Annotated[int, typer.Option(help="Seed of every random draw.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of every random number.")] = 0,
     corpus: Annotated[Path, typer.Option(help="Corpus.")] = POCKET / "corpus/train.parquet",
     heldout: Annotated[Path, typer.Option(help="Held-out folder.")] = POCKET / "heldout",
     limit: Annotated[int | None, typer.Option(help="Train on that many images only.")] = None,
     evaluation_images: Annotated[int, typer.Option(help="Images per evaluation set.")] = 256,
     log_every: Annotated[int, typer.Option(help="Steps between points of the curve.")] = 200,
     threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
+    precision: PrecisionOption = Precision.auto,
 ) -> None:
-    """Train the autoencoder, or go on with the run in the work folder."""
+    """Train the autoencoder, or resume the training whose state is in the work folder."""
     if threads:
         torch.set_num_threads(threads)
     device = pick_device()
@@ -139,7 +157,7 @@ def train(
     images, rows = read_pairs(corpus, ["caption"], limit)
     mirrorable = torch.tensor([is_mirrorable(caption) for caption in rows.caption])
     run.fit(
-        Reconstruction(images, mirrorable, batch, device),
+        Reconstruction(images, mirrorable, batch, device, uses_bf16(precision, device)),
         evaluation(corpus, heldout, evaluation_images, device),
         log_every=log_every,
     )

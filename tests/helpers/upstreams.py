@@ -17,7 +17,6 @@ from benchmark.protocol import UpstreamSpec
 from benchmark.upstream import Upstream
 
 EVERY = 40
-torch.set_num_threads(1)  # the models are small: on a busy machine more threads only wait
 
 
 def small_spec(root: Path, **changes: dict) -> UpstreamSpec:

@@ -28,7 +28,6 @@ from benchmark.trial.augment import augment
 from benchmark.trial.evaluate import evaluate
 from benchmark.upstream import open_upstream
 
-torch.set_num_threads(1)  # the models are small: on a busy machine more threads only wait
 SPEC = ScratchSpec(
     kind="scratch", layers=(1, 1), width=8, steps=100, batch_size=12, lr=1e-2, weight_decay=0.0
 )

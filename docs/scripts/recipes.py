@@ -1,14 +1,14 @@
-"""Which recipe shall a classifier have? Candidates are judged without test images.
+"""Choose the recipe of a classifier (docs/recipes.md) without test images.
 
-The images that judge are those of the training pool that a split leaves in reserve, on seeds that
-no published record uses; the split's own test images are replaced by them before anything runs,
-so none can be read. A candidate's score is its mean over methods (nothing added, retrieved
-images, generated images: each counts the same), tasks and seeds.
+    python docs/scripts/recipes.py --classifier linear-probe --seeds 100 101
 
-The rule, fixed beforehand: of a grid at the fewest steps the best is taken, then the fewest steps
-that come within half a point of the most. Every trial of every user pays for steps.
+Candidates are evaluated on unused training images (neither shots nor validation) of seeds that no
+published record uses. These take the place of the split's test images before anything runs, so no
+test image can be read. A candidate's score is its mean over methods (nothing added, retrieved
+images, generated images: each with the same weight), tasks and seeds.
 
-    python perf/recipes.py --classifier linear-probe --seeds 100 101
+The rule, fixed beforehand: the best of a grid at the fewest steps, then the fewest steps whose
+score is within half a point of the highest, since every trial of every user pays for steps.
 """
 
 from __future__ import annotations
@@ -31,11 +31,12 @@ from benchmark.classify import train
 from benchmark.data.split import Split, TestSplit, load_split
 from benchmark.home import find_root
 from benchmark.protocol import Protocol, load_protocol
-from benchmark.records.store import Augmented
+from benchmark.records.augmented import Augmented
+from benchmark.records.environment import environment
+from benchmark.records.score import score
 from benchmark.registry import load_registry
-from benchmark.trial import Trial
+from benchmark.trial import Seeds, Trial
 from benchmark.trial.augment import augment
-from benchmark.trial.evaluate import score
 from benchmark.upstream import Upstream, open_upstream
 
 GRIDS: dict[str, dict[str, tuple[float, ...]]] = {
@@ -43,23 +44,24 @@ GRIDS: dict[str, dict[str, tuple[float, ...]]] = {
     "linear-probe": {"lr": (3e-3, 1e-2, 3e-2), "label_smoothing": (0.0, 0.1)},
 }
 STEPS = (200, 300, 400)
-CLOSE = 0.005  # of accuracy: what more steps must be worth
+TOLERANCE = 0.005  # of accuracy: by which fewer steps may score lower
 
-Candidate = tuple[tuple[str, float], ...]  # what it changes of the declared recipe
+Candidate = tuple[tuple[str, float], ...]  # the values that it changes in the declared recipe
 
 
-class OnReserve(Trial):
-    """A trial whose test images are the reserve of its split."""
+class UnusedImagesTrial(Trial):
+    """A trial with the unused training images of its split in the place of the test images: none
+    of them is left unused."""
 
     @cached_property
     def split(self) -> Split:
-        drawn = load_split(self.task, self.seed, self.root)
-        return replace(drawn, test=TestSplit(drawn.unused))
+        split = load_split(self.task, self.seeds.split, self.root)
+        return replace(split, test=TestSplit(split.unused), unused=split.unused.select([]))
 
 
 @dataclass
-class Judge:
-    """Scores of candidates; each is trained once, on images made once."""
+class Search:
+    """Scores of candidates. Each is trained once; the augmented images are the same for all."""
 
     classifier: str
     protocol: Protocol
@@ -69,46 +71,51 @@ class Judge:
     seconds: dict[Candidate, float] = field(default_factory=dict)  # mean of one training
 
     def score(self, candidate: Candidate) -> float:
-        """Mean over the trials, which are as many for every method and task."""
+        """Mean over the trials; every method and every task has the same number of them."""
         if candidate not in self.scores:
-            found = [self._judged(candidate, *pair) for pair in self.trials]
-            self.scores[candidate] = np.array([value for value, _ in found])
-            self.seconds[candidate] = float(np.mean([seconds for _, seconds in found]))
+            results = [self._evaluate(candidate, *pair) for pair in self.trials]
+            self.scores[candidate] = np.array([value for value, _ in results])
+            self.seconds[candidate] = float(np.mean([seconds for _, seconds in results]))
             print(f"{label(candidate)}: {self.scores[candidate].mean():.4f}", flush=True)
         return float(self.scores[candidate].mean())
 
-    def _judged(self, candidate: Candidate, trial: Trial, made: Augmented) -> tuple[float, float]:
-        """The task's metric on the reserve, and seconds of the training."""
+    def _evaluate(
+        self, candidate: Candidate, trial: Trial, augmented: Augmented
+    ) -> tuple[float, float]:
+        """The task's metric on the unused images, and the seconds of the training."""
         declared = self.protocol.classifier_named(self.classifier)
         recipe = type(declared).model_validate(declared.model_dump() | dict(candidate))
-        added = made.pixels, made.targets(len(trial.task.classes))
+        added = augmented.pixels, augmented.targets(len(trial.task.classes))
         split = trial.split.fresh()
-        judged = train(recipe, split, added, self.upstream, trial.seed, self.upstream.device)
-        test, predicted = split.test, judged.predictions
+        result = train(
+            recipe, split, added, self.upstream, trial.seeds.training, self.upstream.device
+        )
+        test, predicted = split.test, result.predictions
         table = pd.DataFrame({"id": test.ids, "label": test.labels, "prediction": predicted})
-        return score(table, trial, made.flagged["test_id"])["value"], judged.seconds
+        value = score(table, trial.task.card.metric, augmented.flagged["test_id"])["value"]
+        return value, result.seconds
 
     def choose(self) -> Candidate:
         """By the rule above."""
         grid = GRIDS[self.classifier]
-        few = [
+        shortest = [
             (*zip(grid, values, strict=True), ("steps", STEPS[0]))
             for values in product(*grid.values())
         ]
-        best = max(few, key=self.score)
+        best = max(shortest, key=self.score)
         longer = [(*best[:-1], ("steps", steps)) for steps in STEPS]
-        most = max(map(self.score, longer))
-        return next(one for one in longer if self.score(one) >= most - CLOSE)
+        highest = max(map(self.score, longer))
+        return next(one for one in longer if self.score(one) >= highest - TOLERANCE)
 
     def table(self, chosen: Candidate) -> Table:
-        """Points of accuracy; the difference to the chosen is paired, with its standard error."""
+        """Points of accuracy; the difference to the chosen one is paired, ± its standard error."""
         cells = [{"method": t.call.label, "task": t.task.name} for t, _ in self.trials]
         frame = pd.DataFrame(cells).join(100 * pd.DataFrame(self.scores.values()).T)
         means = [frame.groupby(by, sort=False).mean(numeric_only=True) for by in ("method", "task")]
         parts = pd.concat(means)
         table = Table(box=MARKDOWN, title=self.classifier)
         table.add_column("candidate")
-        for name in (*parts.index, "mean", "less the chosen's", "seconds"):
+        for name in (*parts.index, "mean", "minus chosen", "seconds"):
             table.add_column(name, justify="right")
         for column, (candidate, scores) in enumerate(self.scores.items()):
             paired = 100 * (scores - self.scores[chosen])
@@ -124,29 +131,33 @@ class Judge:
 
 
 def label(candidate: Candidate) -> str:
-    """As ``bench.toml`` would have it."""
+    """The values as ``bench.toml`` names them."""
     return ", ".join(f"{name} {value:g}" for name, value in candidate)
 
 
-def make(
+def augmented_trials(
     protocol: Protocol, upstream: Upstream, options: argparse.Namespace
 ) -> Iterable[tuple[Trial, Augmented]]:
     """Augmented images of every task, method and seed, under one budget."""
     root = find_root()
     registry = load_registry(root, protocol)
+    where = environment(root, upstream.device, options.threads)
     for task, method, seed in product(options.tasks, options.methods, options.seeds):
-        if seed in protocol.defaults.seeds:
-            raise SystemExit(f"seed {seed} is one of the protocol's: records are made with it")
-        trial = OnReserve(
+        if seed in protocol.defaults.splits:
+            raise SystemExit(
+                f"seed {seed} is one of the protocol's, with which records are made: choose a seed "
+                f"other than {', '.join(map(str, protocol.defaults.splits))}"
+            )
+        trial = UnusedImagesTrial(
             registry.task(task),
             registry.call(method),
             upstream.name,
             options.budget,
-            seed,
+            Seeds(seed, seed, seed),
             protocol,
             root,
         )
-        yield trial, augment(trial, upstream, {}, lambda *_: None)
+        yield trial, augment(trial, upstream, where, lambda *_: None)
 
 
 def main() -> None:
@@ -156,14 +167,14 @@ def main() -> None:
     protocol = load_protocol(root)
     name = protocol.defaults.upstream
     upstream = open_upstream(name, protocol.upstream_named(name), root, options.device)
-    trials = list(make(protocol, upstream, options))
+    trials = list(augmented_trials(protocol, upstream, options))
     for classifier in options.classifier:
-        judge = Judge(classifier, protocol, trials, upstream)
-        chosen = judge.choose()
-        Console(width=160).print(judge.table(chosen))
-        scores = {label(one): values.tolist() for one, values in judge.scores.items()}
-        told = {"classifier": classifier, "chosen": dict(chosen), "scores": scores}
-        print(json.dumps(vars(options) | told), flush=True)
+        search = Search(classifier, protocol, trials, upstream)
+        chosen = search.choose()
+        Console(width=160).print(search.table(chosen))
+        scores = {label(one): values.tolist() for one, values in search.scores.items()}
+        result = {"classifier": classifier, "chosen": dict(chosen), "scores": scores}
+        print(json.dumps(vars(options) | result), flush=True)
 
 
 def _arguments() -> argparse.Namespace:

@@ -12,12 +12,7 @@ from benchmark.errors import RecordError
 from benchmark.images import decode
 from benchmark.records.store import read_results
 from benchmark.submission.pack import pack
-from tests.helpers.results import change_line, write_results
-
-
-@pytest.fixture
-def results(shapes, tmp_path):
-    return write_results(shapes, tmp_path / "results")
+from tests.helpers.results import change_line
 
 
 @pytest.fixture
@@ -51,7 +46,7 @@ def test_a_sheet_shows_what_was_accepted_beside_the_shots(results, contact):
     sheet = tiles(docs / "contact" / "repeat.png")
     assert (docs / "contact" / "repeat.png").stat().st_size < MAX_BYTES
     (item, _) = [i for i in read_results(results) if i.record.method == "repeat"][::2]
-    assert item.record.seed == 0
+    assert item.record.split == 0
     first = {label: decode(item.images()[label], None, "x") for label in range(3)}
     left = 130 + 5 * TILE + 12
     for label in range(3):
@@ -71,7 +66,7 @@ def test_the_index_tells_what_is_seen(results, contact):
     text = (docs / "contact" / "README.md").read_text()
     assert "## classical" in text and "### `repeat`: Repeated shots" in text
     assert "![Images of Repeated shots for shapes-3shot](repeat.png)" in text
-    assert "shapes-3shot, seed 0, budget S, record " in text
+    assert "shapes-3shot, split 0, budget S, record " in text
     assert "6 images, 3 rejected; from the top: red circle, green circle, blue square" in text
 
 

@@ -1,12 +1,13 @@
-"""Does personalization learn? The denoising loss of held-out images, before and after.
+"""Does a method that trains the generator learn? The denoising loss of held-out images, before and
+after training.
 
-    python perf/adaptation.py [--task fashion-5shot] [--budget S] [--seed 100] [method[lr=...] ...]
+    python docs/scripts/adaptation.py [--task fashion-5shot] [--budget S] [--seed 100] [METHOD ...]
 
-For every method that trains a part of the generator: it is run up to the point where it would
-generate, and there the task's unused training images (no method saw them, none is a test image) are
-noised and denoised under the conditioning that the method made for their class, and under that of
-another class. The defaults of learning rates and steps were chosen by the first
-of these numbers, on splits that no published record uses.
+A METHOD may have parameters: ``dreambooth[lr=1e-5]``. It is run up to the point where it would
+generate. There the loss is measured on unused training images of the task (no method saw them, and
+none is a test image), with the conditioning that the method made for their class and with that of
+another class. Default learning rates and numbers of steps were chosen by the first of these losses,
+on splits that no published record uses.
 """
 
 from __future__ import annotations
@@ -26,12 +27,12 @@ from rich.table import Table
 from torch import Tensor
 
 from benchmark.contract import Shots
-from benchmark.data.split import load_split
 from benchmark.home import find_root
 from benchmark.meter import Budget, Meter
 from benchmark.protocol import load_protocol
 from benchmark.registry import MethodCall, load_registry
-from benchmark.trial.augment import seed_everything
+from benchmark.trial import Seeds, Trial
+from benchmark.trial.augment import budget_of, seed_everything
 from benchmark.upstream import Upstream, open_upstream
 from benchmark.upstream.conditioning import Conditioning
 from benchmark.upstream.generator import Generator
@@ -40,14 +41,14 @@ from benchmark.upstream.training import denoising_loss
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Mean denoising loss of held-out images, and what was spent to get there.
+    """Mean denoising loss of held-out images, and what the training cost.
 
     Attributes:
-        own: under the condition of their class.
-        other: under the condition of the next class.
-        plain: under their class prompt, by the generator as it is.
-        tflops: of the fit.
-        seconds: of the fit.
+        own: with the conditioning of their class.
+        other: with the conditioning of the next class.
+        plain: with their class prompt, by the untrained generator.
+        tflops: of the training.
+        seconds: of the training.
     """
 
     own: float
@@ -57,8 +58,8 @@ class HeldOut:
     seconds: float
 
 
-class _Reached(Exception):
-    """The method has trained and wants to generate."""
+class _Trained(Exception):
+    """Raised where the method has trained and begins to generate."""
 
 
 def held_out(
@@ -69,27 +70,28 @@ def held_out(
     seed: int = 0,
     per_class: int = 8,
 ) -> HeldOut:
-    """Runs a method up to its first image and measures what it has learned.
+    """Run a method up to its first image and measure what it has learned.
 
     Args:
-        shots: with the unused training images, which the method does not see.
+        shots: with the unused training images, which are held out: the method does not see them.
         per_class: held-out images of each class, each at 8 noise levels.
     """
     generator, unused = upstream.generator, shots.real()
     rows = [row for label in range(len(shots.classes)) for row in unused.rows(label)[:per_class]]
     labels_held = unused.labels[rows]
     latents = generator.encode(unused.images[rows])
-    found: list[float] = []
+    losses: list[float] = []
 
-    def reached(prompts, labels, conditioning=None, **_) -> None:
+    def measure(prompts, labels, conditioning=None, **_) -> None:
         label_of = [int(np.argmax(label)) if np.ndim(label) else int(label) for label in labels]
         first = [label_of.index(label) for label in range(len(shots.classes))]
-        told = generator.condition([prompts[place] for place in first])
-        if conditioning is not None:
-            told = conditioning.rows(first)
-        found.append(_loss(generator, latents, told.rows(labels_held)))
-        found.append(_loss(generator, latents, told.rows((labels_held + 1) % len(first))))
-        raise _Reached
+        if conditioning is None:
+            of_class = generator.condition([prompts[row] for row in first])
+        else:
+            of_class = conditioning.rows(first)
+        losses.append(_loss(generator, latents, of_class.rows(labels_held)))
+        losses.append(_loss(generator, latents, of_class.rows((labels_held + 1) % len(first))))
+        raise _Trained
 
     plain = generator.condition([entry.prompts[0] for entry in shots.classes])
     before = _loss(generator, latents, plain.rows(labels_held))
@@ -99,13 +101,14 @@ def held_out(
     rng, seen = np.random.default_rng(seed), replace(shots, unused=None)
     with (
         upstream.metered(meter),
-        _intercepted(generator, "text_to_image", meter, reached),
-        _intercepted(generator, "image_to_image", meter, reached),
-        suppress(_Reached),
+        _intercepted(generator, "text_to_image", meter, measure),
+        _intercepted(generator, "image_to_image", meter, measure),
+        suppress(_Trained),
     ):
         list(call.method.augment(seen, upstream, meter, rng, call.params))
+    own, other = losses
     spent = meter.spent()["fit"]
-    return HeldOut(found[0], found[1], before, spent.tflops, time.perf_counter() - started)
+    return HeldOut(own, other, before, spent.tflops, time.perf_counter() - started)
 
 
 def _loss(generator: Generator, latents: Tensor, conditions: Conditioning) -> float:
@@ -122,18 +125,18 @@ def _loss(generator: Generator, latents: Tensor, conditions: Conditioning) -> fl
 
 
 @contextmanager
-def _intercepted(generator: Any, name: str, meter: Meter, reached: Any) -> Iterator[None]:
-    """``reached`` is called where a method generates its images; what it generates to train on
-    (phase ``fit``) is generated."""
-    real = getattr(generator, name)
-    given = inspect.signature(real)
+def _intercepted(generator: Any, name: str, meter: Meter, measure: Any) -> Iterator[None]:
+    """Call ``measure`` instead of ``generator.<name>``, except in phase ``fit``, where a method
+    generates images to train on."""
+    original = getattr(generator, name)
+    signature = inspect.signature(original)
 
-    def called(*args: Any, **kwargs: Any) -> Any:
+    def replacement(*args: Any, **kwargs: Any) -> Any:
         if meter.current != "fit":
-            reached(**given.bind(*args, **kwargs).arguments)
-        return real(*args, **kwargs)
+            measure(**signature.bind(*args, **kwargs).arguments)
+        return original(*args, **kwargs)
 
-    setattr(generator, name, called)
+    setattr(generator, name, replacement)
     try:
         yield
     finally:
@@ -142,30 +145,32 @@ def _intercepted(generator: Any, name: str, meter: Meter, reached: Any) -> Itera
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("methods", nargs="*", help="default: all that train and then prompt")
+    parser.add_argument("methods", nargs="*", help="default: all that train the generator")
     parser.add_argument("--task", default="fashion-5shot")
     parser.add_argument("--budget", default="S")
     parser.add_argument("--seed", type=int, default=100)
-    asked = parser.parse_args()
+    options = parser.parse_args()
     torch.set_num_threads(1)
     root = find_root()
     protocol, registry = load_protocol(root), load_registry(root)
     name = protocol.defaults.upstream
     upstream = open_upstream(name, protocol.upstream_named(name), root, "cpu")
-    shots = load_split(registry.task(asked.task), asked.seed, root).as_shots(with_unused=True)
-    tier = protocol.budget_named(asked.budget)
-    plain = upstream.generator.estimate_tflops(tier.images_per_class * len(shots.classes))
-    budget = Budget(tier.images_per_class, tier.compute * plain)
     trained = [name for name, m in registry.methods.items() if m.facts.adaptation != "none"]
-    table = Table(title=f"Held-out denoising loss, {asked.task}, tier {asked.budget}")
+    task = registry.task(options.task)
+    calls = [registry.call(text) for text in options.methods or trained]
+    seeds = Seeds(options.seed, options.seed, options.seed)
+    table = Table(title=f"Held-out denoising loss, {options.task}, tier {options.budget}")
     for title in ("method", "plain", "own", "gain %", "other", "TFLOPs", "seconds"):
         table.add_column(title, justify="left" if title == "method" else "right")
-    for text in asked.methods or trained:
-        call = registry.call(text)
-        got = held_out(call, shots, upstream, budget, asked.seed)
-        row = [got.plain, got.own, 100 * (1 - got.own / got.plain), got.other, got.tflops]
-        table.add_row(text, *(f"{value:.4f}" for value in row), f"{got.seconds:.1f}")
-        print(text, *(f"{value:.4f}" for value in row), f"{got.seconds:.1f}", flush=True)
+    for call in calls:
+        trial = Trial(task, call, name, options.budget, seeds, protocol, root)
+        shots, budget = trial.split.as_shots(with_unused=True), budget_of(trial, upstream)
+        loss = held_out(call, shots, upstream, budget, options.seed)
+        gain = 100 * (1 - loss.own / loss.plain)
+        values = [loss.plain, loss.own, gain, loss.other, loss.tflops]
+        row = [call.label, *(f"{value:.4f}" for value in values), f"{loss.seconds:.1f}"]
+        table.add_row(*row)
+        print(*row, flush=True)
     Console().print(table)
 
 
