@@ -54,10 +54,10 @@ def bench(installed: Path, tmp_path: Path) -> Bench:
     return run
 
 
-def test_one_package_lands_beside_others(wheel: Path) -> None:
+def test_two_packages_land_beside_others(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         tops = {name.split("/")[0] for name in archive.namelist()}
-    assert {top for top in tops if not top.endswith(".dist-info")} == {"benchmark"}
+    assert {top for top in tops if not top.endswith(".dist-info")} == {"augbench", "benchmark"}
 
 
 def test_it_lists_what_it_holds(bench: Bench) -> None:
@@ -66,5 +66,5 @@ def test_it_lists_what_it_holds(bench: Bench) -> None:
 
 def test_it_runs_in_an_empty_folder(bench: Bench, tmp_path: Path) -> None:
     cell = ("-m", "randaugment", "-t", "openmoji-1shot", "--classifier", "linear-probe")
-    bench("run", *cell, "--seeds", "0,", "--quiet")
+    bench("run", *cell, "--splits", "0,", "--quiet")
     assert len(list((tmp_path / "results").rglob("record.json"))) == 2  # with its control
