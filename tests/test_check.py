@@ -121,7 +121,7 @@ def test_a_method_that_keeps_its_word_passes(check: Check) -> None:
     found = check(NOISE, FREE, exit_code=0)
     assert {line["status"] for name, line in found.items() if name != "paper"} == {"ok"}
     assert found["paper"]["status"] == "note" and "citation" in found["paper"]["remedy"]
-    assert "3 images of at most 6" in found["trial"]["finding"]
+    assert "3 images of at most 3" in found["trial"]["finding"]
     assert "without images" in found["uses_shots"]["finding"]
 
 
@@ -160,6 +160,13 @@ def test_what_a_method_raises_names_its_own_line(check: Check) -> None:
     found = check("benchmark.Provenance('real', 'x', rank=-1); yield")["trial"]
     assert "rank: Input should be greater than or equal to 0 (got -1)" in found["finding"]
     assert "(mine.py:12)" in found["finding"]
+
+
+def test_a_tier_too_small_for_the_first_image_is_a_note(check: Check) -> None:
+    body = f"meter.charge(flops=10**15); {SHOT}"
+    found = check(body, exit_code=0)["trial"]
+    assert found["status"] == "note" and "before its budget ended" in found["finding"]
+    assert "yield early" in found["remedy"]
 
 
 def test_what_cannot_be_tried_here_is_a_note(check: Check) -> None:

@@ -15,7 +15,7 @@ from benchmark.cli.arguments import Device, Json, load_entries
 from benchmark.cli.checks import Check, report
 from benchmark.cli.tiny import IMAGES_PER_CLASS, MODELS, TinyTrials
 from benchmark.contract import Facts
-from benchmark.errors import BenchError, ConfigError, Unavailable
+from benchmark.errors import BenchError, BudgetStop, ConfigError, Unavailable
 from benchmark.registry import MethodCall, Registry, split_call
 from benchmark.schema import declare
 
@@ -127,7 +127,11 @@ def _guarded(trials: TinyTrials) -> Iterator[Check]:
     except Unavailable as reason:
         yield Check("trial", "note", f"skipped: {reason}", "try another --task or --upstream")
     except BenchError as error:
-        yield Check("trial", "wrong", str(error), f"mend {trials.call.method.path}")
+        if isinstance(error.__cause__, BudgetStop):
+            remedy = "yield early, and leave compute for the images; or try a real tier: bench run"
+            yield Check("trial", "note", f"{error}; the tier of this check is tiny", remedy)
+        else:
+            yield Check("trial", "wrong", str(error), f"mend {trials.call.method.path}")
 
 
 def _tried(trials: TinyTrials) -> Iterator[Check]:

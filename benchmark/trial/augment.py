@@ -126,7 +126,7 @@ def _refuse_empty(trial: Trial, ledger: Ledger, stopped: BudgetStop | None) -> N
     """Nothing returns empty on purpose: only a method that says so may add no image."""
     if trial.call.method.facts.adds_images and not ledger.count:
         when = f" before its budget ended ({stopped})" if stopped else ""
-        raise MethodError(f"method {trial.call.label!r} yielded no image{when}")
+        raise MethodError(f"method {trial.call.label!r} yielded no image{when}") from stopped
     if not trial.call.method.facts.adds_images and ledger.count:
         raise MethodError(
             f"method {trial.call.label!r} yielded {ledger.count} images, "
